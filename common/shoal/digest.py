@@ -35,7 +35,7 @@ class Hasher(Protocol):
 class Digest:
     """One valid digest; `str()` gives `algorithm:hex`. Equal and hashable by value.
 
-    Raises InvalidArgument (reason INVALID_DIGEST) for an unknown algorithm, a wrong length, anything but lower-case hex.
+    Raises InvalidArgument (reason INVALID_DIGEST) for another algorithm, a wrong length, or a digit beyond 0-9 and a-f.
     """
 
     algorithm: str

@@ -1,0 +1,1 @@
+"""The client: the `shoal` command and the Fleet library."""

@@ -1,0 +1,1 @@
+"""What the client and the daemon share: errors, references, digests, platforms, certificates, generated stubs."""

@@ -1,0 +1,1 @@
+"""The daemon: pulls, builds and keeps images, and runs containers on one host."""

@@ -1,0 +1,1 @@
+"""gRPC servicers and interceptors: the only place that knows the wire."""

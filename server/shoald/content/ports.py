@@ -1,0 +1,55 @@
+"""Protocol of a content store. Contract suite: tests/contract/test_content.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from shoal.digest import Digest
+
+
+class Ingest(Protocol):
+    """A blob being written. Leaving the context without commit() keeps what was written for a resume, unless discarded."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far (more than 0 after a resume: the caller continues from there)."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append and hash. Raises DataLoss (SIZE_MISMATCH) past the expected size, ResourceExhausted (DISK_FULL)."""
+
+    async def commit(self) -> Path:
+        """Verify size and digest, fsync, rename, fsync the directory. Raises DataLoss (DIGEST_MISMATCH) and discards."""
+
+    async def discard(self) -> None:
+        """Delete what was written."""
+
+
+class ContentStore(Protocol):
+    """Blobs by digest. A blob exists exactly when it is complete and verified."""
+
+    def path(self, digest: Digest) -> Path | None:
+        """Path of the read-only file, or None."""
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes, or None."""
+
+    def read(self, digest: Digest, limit: int = 64 << 20) -> bytes:
+        """The whole small blob. Raises NotFound (BLOB_NOT_FOUND), ResourceExhausted past `limit`."""
+
+    async def put(self, body: bytes, digest: Digest | None = None) -> Digest:
+        """Store a small blob; verifies `digest` when given. Idempotent."""
+
+    def ingest(self, digest: Digest, size: int) -> AbstractAsyncContextManager[Ingest]:
+        """Write the blob `digest` of `size` bytes; resumes an earlier try. One writer a digest at a time: others wait."""
+
+    def stream(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
+        """The blob in chunks of 1 MiB."""
+
+    async def delete(self, digest: Digest) -> None:
+        """Delete; missing is fine."""
+
+    def digests(self) -> list[Digest]:
+        """All blobs there are (for garbage collection)."""

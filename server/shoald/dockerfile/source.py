@@ -1,0 +1,171 @@
+"""Text of a Dockerfile -> nodes: lines joined, comments dropped, flags, JSON forms and heredocs told apart.
+
+A thin layer over `e2b_dockerfile_utils`, a port of BuildKit's parser: it adds limits against hostile input, the
+`syntax` and `check` directives, line ranges and Docker's messages.
+https://docs.docker.com/reference/dockerfile/#format
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from e2b_dockerfile_utils import DockerfileInstruction, DockerfileSyntaxError, parse_dockerfile_ast
+
+from shoald.dockerfile.checks import CheckOptions, Warning, warning
+from shoald.dockerfile.errors import DockerfileError, Span, did_you_mean, parse_error
+
+MAX_BYTES = 1024 * 1024
+"""A larger Dockerfile is refused."""
+MAX_INSTRUCTIONS = 10_000
+"""More instructions than this are refused."""
+_MAX_DIRECTIVE = 4096
+
+KEYWORDS = frozenset(
+    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME "
+    "WORKDIR".split()
+)
+"""Every instruction of the language."""
+
+_DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=(.*)", re.DOTALL)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """A here-document: `content` as written (before `<<-` strips tabs), `expand` unless the word was quoted."""
+
+    name: str
+    content: str
+    chomp: bool
+    expand: bool
+
+    @property
+    def data(self) -> str:
+        """The content with leading tabs stripped when `<<-` asks for it."""
+        return re.sub(r"^\t+", "", self.content, flags=re.MULTILINE) if self.chomp else self.content
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One instruction as text: `keyword` in upper case, `spelled` as written, `text` with continuations joined."""
+
+    keyword: str
+    spelled: str
+    text: str
+    flags: tuple[str, ...]
+    args: tuple[str, ...]
+    is_json: bool
+    heredocs: tuple[Heredoc, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Dockerfile taken apart. `syntax` is kept for show only: no frontend is ever fetched or run."""
+
+    nodes: tuple[Node, ...]
+    escape: str = "\\"
+    syntax: str | None = None
+    checks: CheckOptions = CheckOptions()
+    warnings: tuple[Warning, ...] = ()
+
+
+def read(data: bytes) -> Source:
+    """Take a Dockerfile apart.
+
+    Raises DockerfileError: DOCKERFILE_EMPTY, DOCKERFILE_TOO_LARGE or DOCKERFILE_SYNTAX.
+    """
+    text = _decode(data)
+    directives = _directives(text)
+    try:
+        ast = parse_dockerfile_ast(_guarded(text))
+    except DockerfileSyntaxError as e:
+        raise _syntax_error(e) from None
+    except RecursionError:
+        raise DockerfileError("the Dockerfile is nested too deeply") from None
+    except (ValueError, OverflowError) as e:
+        raise DockerfileError(f"dockerfile parse error: {e}") from None
+    if len(ast.instructions) > MAX_INSTRUCTIONS:
+        span = Span(ast.instructions[MAX_INSTRUCTIONS].start_line, ast.instructions[MAX_INSTRUCTIONS].end_line)
+        message = f"the Dockerfile has more than {MAX_INSTRUCTIONS} instructions"
+        raise DockerfileError(message, span=span, reason="DOCKERFILE_TOO_LARGE")
+    check = directives.get("check", "")
+    return Source(
+        nodes=tuple(_node(i) for i in ast.instructions),
+        escape=ast.escape_token,
+        syntax=directives.get("syntax"),
+        checks=CheckOptions.parse(check, Span(1, 1)),
+        warnings=tuple(
+            warning("NoEmptyContinuation", "Empty continuation line", Span(w.line, w.line)) for w in ast.warnings
+        ),
+    )
+
+
+def _decode(data: bytes) -> str:
+    if len(data) > MAX_BYTES:
+        message = f"the Dockerfile has {len(data)} bytes; at most {MAX_BYTES} are allowed"
+        raise DockerfileError(message, reason="DOCKERFILE_TOO_LARGE")
+    if b"\0" in data:
+        raise DockerfileError("the Dockerfile contains a NUL byte", hint="save the file as UTF-8 (is it UTF-16?)")
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    if not text.strip():
+        raise DockerfileError("the Dockerfile cannot be empty", reason="DOCKERFILE_EMPTY")
+    return text
+
+
+def _directives(text: str) -> dict[str, str]:
+    """The parser directives: leading lines `# name=value` with a known name."""
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        match = _DIRECTIVE.fullmatch(line[:_MAX_DIRECTIVE].strip())
+        if match is None or match[1].lower() not in {"syntax", "escape", "check"}:
+            break
+        found.setdefault(match[1].lower(), match[2].strip())
+    return found
+
+
+def _guarded(text: str) -> str:
+    """Shorten the leading comments that are too long to be directives: the parser's directive pattern is quadratic."""
+    lines = text.split("\n")
+    for at, line in enumerate(lines):
+        if not line.lstrip().startswith("#"):
+            lines[at] = line if len(line) <= _MAX_DIRECTIVE else line.rstrip(" \t")
+            break
+        if len(line) > _MAX_DIRECTIVE:
+            lines[at] = "#"
+    return "\n".join(lines)
+
+
+def _syntax_error(error: DockerfileSyntaxError) -> DockerfileError:
+    line = error.line or 0
+    message = str(error).partition(": ")[2]
+    word = message.removeprefix("unknown instruction: ")
+    if word != message:
+        message = f"unknown instruction: {word[:200]}{did_you_mean(word, KEYWORDS)}"
+    if not line:
+        return DockerfileError(f"dockerfile parse error: {message}")
+    return parse_error(message, Span(line, line))
+
+
+def _node(instruction: DockerfileInstruction) -> Node:
+    text = _clean(instruction.original.strip())
+    span = Span(instruction.start_line, max(instruction.start_line, instruction.end_line))
+    args = tuple(_clean(a) for a in instruction.args)
+    if any("\0" in a for a in args):
+        raise parse_error("an argument contains a NUL character", span)
+    return Node(
+        keyword=instruction.name,
+        spelled=text.split(None, 1)[0],
+        text=text,
+        flags=tuple(instruction.flags),
+        args=args,
+        is_json=instruction.json,
+        heredocs=tuple(Heredoc(h.name, h.content, h.chomp, h.expand) for h in instruction.heredocs),
+        span=span,
+    )
+
+
+def _clean(text: str) -> str:
+    """JSON escapes can make lone surrogates, which no file or process takes; Go's decoder replaces them too."""
+    return _SURROGATES.sub("\ufffd", text)

@@ -1,0 +1,1 @@
+"""Use cases, one module each; they know nothing of gRPC."""

@@ -1,0 +1,270 @@
+"""The daemon's use cases as the API calls them. Implemented by shoald.engine; a fake stands in for it in the API's tests.
+
+All raise classes of shoal.errors. Nothing here knows of gRPC. Work outlives its caller: cancelling one of these coroutines or
+iterators never stops a pull, push, build or run that has begun; only cancel() does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from shoal.platform import Platform
+from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
+from shoald.model.event import Event
+from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.snapshot import Volume
+
+BuildEventBody = StepStarted | StepLog | StepFinished | BuildWarning | Progress
+
+
+class BuildEvent(Struct, frozen=True):
+    """An event of a build with its place in the stream."""
+
+    cursor: int
+    time: datetime
+    body: BuildEventBody
+
+
+class Pushed(Struct, frozen=True):
+    """Result of a push."""
+
+    reference: str
+    digest: str
+    size_bytes: int
+
+
+class LogRecord(Struct, frozen=True):
+    """A line of a log (with its newline) or, where `partial`, a part of one without."""
+
+    time_ns: int
+    stderr: bool
+    data: bytes
+    partial: bool
+
+
+class LogBatch(Struct, frozen=True):
+    """Records and the cursor that resumes after the last of them."""
+
+    records: tuple[LogRecord, ...]
+    cursor: str
+
+
+class LogQuery(Struct, frozen=True):
+    """What of a log is wanted; see shoal.v1.ContainerServiceLogsRequest. Times in ns since the epoch."""
+
+    follow: bool = False
+    tail: int | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    stdout: bool = True
+    stderr: bool = True
+    cursor: str = ""
+
+
+class ContainerFilter(Struct, frozen=True):
+    """See shoal.v1.ContainerServiceListRequest."""
+
+    all: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    states: tuple[ContainerState, ...] = ()
+    name: str = ""
+    image: str = ""
+    limit: int = 0
+
+
+class EventFilter(Struct, frozen=True):
+    """See shoal.v1.SystemServiceEventsRequest."""
+
+    cursor: int = 0
+    since: datetime | None = None
+    until: datetime | None = None
+    types: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+class ExitStatus(Struct, frozen=True):
+    """How a container ended."""
+
+    exit_code: int
+    oom_killed: bool = False
+    error: str = ""
+
+
+class MountPoint(Struct, frozen=True):
+    """A mount of a container and its place on the host."""
+
+    kind: str
+    name: str
+    source: str
+    target: str
+    read_only: bool
+
+
+class ContainerDetails(Struct, frozen=True):
+    """For inspect."""
+
+    container: Container
+    runtime: str
+    mounts: tuple[MountPoint, ...]
+    log_path: str
+    userns_size: int
+
+
+class HostInfo(Struct, frozen=True):
+    """See shoal.v1.SystemServiceInfoResponse."""
+
+    host_id: str
+    hostname: str
+    operating_system: str
+    kernel_version: str
+    platform: Platform
+    cpus: int
+    memory_bytes: int
+    data_root: str
+    cgroup_mode: str
+    runtime: str
+    containers_running: int
+    containers_stopped: int
+    images: int
+    disk_free_bytes: int
+    disk_total_bytes: int
+    warnings: tuple[str, ...]
+    version: str
+
+
+class HostVersion(Struct, frozen=True):
+    """See shoal.v1.SystemServiceVersionResponse."""
+
+    version: str
+    python_version: str
+    kernel_version: str
+    runtime: str
+    conmon: str
+    platform: Platform
+
+
+class AttachSession(Protocol):
+    """One attached client."""
+
+    def output(self) -> AsyncIterator[LogBatch | ExitStatus]:
+        """Batches of output; an ExitStatus comes last, when all output was given."""
+
+    async def write_stdin(self, data: bytes) -> None:
+        """With back pressure."""
+
+    async def close_stdin(self) -> None:
+        """End of input."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Size of the terminal."""
+
+    async def close(self) -> None:
+        """Detach."""
+
+
+class Engine(Protocol):
+    """Everything that a host can do."""
+
+    # Images
+    def pull(
+        self, request_id: str, reference: str, platform: Platform | None, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Image]:
+        """Progress records; the Image last."""
+
+    def push(
+        self, request_id: str, reference: str, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Pushed]:
+        """Progress records; Pushed last."""
+
+    def build(
+        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+    ) -> AsyncIterator[BuildEvent | Image]:
+        """`context` is a tar stream, read to its end before the build starts; the Image comes last."""
+
+    def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+        """Events after `cursor`; the Image last."""
+
+    async def list_images(
+        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+    ) -> list[Image]:
+        """Newest first."""
+
+    async def inspect_image(self, name: str) -> tuple[Image, bytes]:
+        """The image and its raw configuration."""
+
+    def image_users(self, image_id: str) -> int:
+        """Number of containers that use it."""
+
+    async def tag_image(self, source: str, target: str) -> None:
+        """Give a name."""
+
+    async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
+        """(untagged references, deleted ids)."""
+
+    # Containers
+    async def run(
+        self,
+        request_id: str,
+        spec: ContainerSpec,
+        pull_policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        keep_on_failure: bool,
+    ) -> tuple[Container, list[str]]:
+        """Container and warnings."""
+
+    async def start(self, name: str, request_id: str = "") -> Container:
+        """Idempotent."""
+
+    async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """Idempotent; None: the container's own timeout, negative: without end."""
+
+    async def kill(self, name: str, signal: str, request_id: str = "") -> None:
+        """Empty signal: SIGKILL. A retry with the same request_id does not signal twice."""
+
+    async def wait(self, name: str, condition: str) -> ExitStatus:
+        """condition: "not-running", "next-exit" or "removed"."""
+
+    async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
+        """Returns the id."""
+
+    async def list_containers(self, wanted: ContainerFilter) -> list[Container]:
+        """Newest first."""
+
+    async def inspect_container(self, name: str) -> ContainerDetails:
+        """All that is known."""
+
+    def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
+        """Batches of at most 256 KiB."""
+
+    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> AttachSession:
+        """cursor: "" from now, "start" from the beginning of this run, else resume."""
+
+    # Volumes
+    async def list_volumes(self) -> list[Volume]:
+        """By name."""
+
+    async def volume_path(self, name: str) -> str:
+        """Directory on the host."""
+
+    async def remove_volume(self, name: str) -> None:
+        """Delete."""
+
+    # System
+    async def info(self) -> HostInfo:
+        """Read-only."""
+
+    async def version(self) -> HostVersion:
+        """Read-only."""
+
+    def events(self, wanted: EventFilter) -> AsyncIterator[Event]:
+        """From the store, then live."""
+
+    async def cancel(self, request_id: str) -> bool:
+        """True when an operation was running."""

@@ -1,0 +1,88 @@
+"""Processes that are not our children, identified by (pid, start time) so that a reused pid is never mistaken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+from shoald.host.syscall import failure
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """(state letter, start time in clock ticks since boot) from /proc/PID/stat, or None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name may hold spaces and parentheses: count fields from the last one (proc(5): state is 3, starttime 22).
+    fields = text[text.rindex(b")") + 2 :].split()
+    return fields[0].decode(), int(fields[19])
+
+
+def process_start_time(pid: int) -> int | None:
+    """The start time of a process in clock ticks since boot (proc(5), field 22), or None when there is none."""
+    stat = _stat(pid)
+    return None if stat is None else stat[1]
+
+
+def process_alive(pid: int, start_time: int) -> bool:
+    """True while the process that started at `start_time` runs; False for a zombie or another process with its pid."""
+    stat = _stat(pid)
+    return stat is not None and stat[1] == start_time and stat[0] not in "ZX"
+
+
+def pidfd_open(pid: int, start_time: int | None = None) -> int | None:
+    """A pidfd (close-on-exec) of the process, or None when it is gone or is not the one that started at `start_time`."""
+    if pid <= 0:
+        return None
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        raise failure(f"open process {pid}", error.errno or 0) from error
+    if start_time is not None and process_start_time(pid) != start_time:
+        os.close(fd)
+        return None
+    return fd
+
+
+def send_signal(pid: int, start_time: int, number: int) -> bool:
+    """Send a signal to exactly that process; False when it is gone. Never hits a process that reused the pid."""
+    fd = pidfd_open(pid, start_time)
+    if fd is None:
+        return False
+    try:
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
+        return False
+    except OSError as error:
+        raise failure(f"send signal {number} to process {pid}", error.errno or 0) from error
+    finally:
+        os.close(fd)
+    return True
+
+
+async def wait_process(pid: int, start_time: int) -> None:
+    """Return when that process has ended (it need not be a child); at once when it is gone already."""
+    fd = pidfd_open(pid, start_time)
+    if fd is None:
+        return
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        loop.remove_reader(fd)
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(fd, readable)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,1 @@
+"""From a reference to an unpacked image, and back to a registry."""

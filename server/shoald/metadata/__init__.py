@@ -1,0 +1,1 @@
+"""The daemon's truth: one SQLite file with typed repositories."""

@@ -1,0 +1,1 @@
+"""Domain records: frozen values without behaviour or I/O, shared by all layers of the daemon."""

@@ -1,0 +1,63 @@
+"""Events of a build; mirrors shoal.v1.BuildEvent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct, field
+
+from shoal.platform import Platform
+from shoald.model.image import RegistryCredentials
+
+
+class StepStarted(Struct, frozen=True):
+    """A step begins to run or to look into the cache. `number` is 1-based; lines are 1-based and inclusive."""
+
+    step_id: str
+    stage: str
+    number: int
+    total: int
+    text: str
+    start_line: int
+    end_line: int
+
+
+class StepLog(Struct, frozen=True):
+    """What a step wrote: one or more lines or parts of lines."""
+
+    step_id: str
+    stderr: bool
+    data: bytes
+
+
+class StepFinished(Struct, frozen=True):
+    """A step ended; `error` is empty when it went well."""
+
+    step_id: str
+    cached: bool
+    error: str = ""
+
+
+class BuildWarning(Struct, frozen=True):
+    """A build check's finding; `rule` may be empty, lines 0 when it has no place."""
+
+    rule: str
+    message: str
+    start_line: int = 0
+    end_line: int = 0
+
+
+class BuildRequest(Struct, frozen=True):
+    """What to build; the context comes as a directory that the engine unpacked beforehand."""
+
+    dockerfile: bytes
+    dockerfile_name: str = "Dockerfile"
+    tags: tuple[str, ...] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    no_cache: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform | None = None
+    pull: bool = False
+    credentials: RegistryCredentials | None = None
+    network: str = "bridge"

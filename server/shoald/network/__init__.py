@@ -1,0 +1,1 @@
+"""Networks of containers: bridge, addresses, published ports."""

@@ -1,0 +1,1 @@
+"""Several daemons on this machine, to try a fleet."""

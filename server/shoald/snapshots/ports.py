@@ -1,0 +1,53 @@
+"""Protocol of a snapshotter. Contract suite: tests/contract/test_snapshots.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from shoald.model.snapshot import Snapshot
+
+
+class Snapshotter(Protocol):
+    """Layers on disk. Rows live in metadata; a directory without a row is garbage (see sweep)."""
+
+    async def create_layer(self, parent_id: str | None, *, uid_base: int = 0) -> Snapshot:
+        """A new active snapshot with an empty `fs`, for an unpacker or a COPY step to fill (raw: not mounted)."""
+
+    async def create_writable(self, parent_id: str | None, *, uid_base: int) -> Snapshot:
+        """A new active snapshot, with `fs` and `work` owned by `uid_base`, to be the upper layer of a container."""
+
+    async def commit(
+        self, snapshot_id: str, *, chain_id: str | None = None, diff_id: str | None = None, size_bytes: int | None = None
+    ) -> Snapshot:
+        """Make it read-only content. With a chain id that exists already, the new one is removed and the existing returned."""
+
+    def fs_path(self, snapshot_id: str) -> Path:
+        """The directory that holds this layer's own files (with overlay whiteouts)."""
+
+    def chain(self, snapshot_id: str | None) -> Sequence[Snapshot]:
+        """The snapshot and its ancestors, top first."""
+
+    async def mount(self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False) -> None:
+        """Mount the whole file system at `target` (which exists): the active snapshot as upper, its ancestors below, each
+        seen with ids shifted from its own uid_base to `uid_base` (idmapped mounts). A committed snapshot mounts read-only.
+        Raises Unimplemented (IDMAP_UNSUPPORTED) where the kernel can't and ids differ."""
+
+    async def unmount(self, target: Path) -> None:
+        """Unmount; nothing mounted there is fine."""
+
+    def mounted(
+        self, snapshot_id: str | None, *, uid_base: int = 0, read_only: bool = True
+    ) -> AbstractAsyncContextManager[Path]:
+        """Mount at a private place for the time of the context (None: an empty directory)."""
+
+    async def usage(self, snapshot_id: str) -> int:
+        """Bytes of this layer's own files."""
+
+    async def remove(self, snapshot_id: str) -> None:
+        """Delete row, then directory. Raises FailedPrecondition (SNAPSHOT_HAS_CHILDREN). Missing is fine."""
+
+    async def sweep(self) -> int:
+        """Delete directories without a row; returns how many. For start-up and prune."""
