@@ -142,8 +142,8 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         raise _unreadable(f"the certificate has {len(pem)} bytes")
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        _ = certificate.extensions  # parsed lazily: let a broken one fail here
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        _ = (certificate.subject, certificate.issuer, certificate.extensions)  # parsed lazily: broken ones fail here
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise _unreadable(f"not a certificate in PEM form: {error}") from error
     return certificate
 

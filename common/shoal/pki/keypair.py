@@ -46,8 +46,8 @@ class KeyPair:
     def load(cls, cert_path: Path, key_path: Path) -> KeyPair:
         """Read both files, as they are: nothing is parsed.
 
-        Raises NotFound (reason FILE_NOT_FOUND), or FailedPrecondition: reason KEY_EXPOSED when every user of the machine
-        may read or write the key, reason FILE_UNREADABLE when it can't be read.
+        Raises NotFound (reason FILE_NOT_FOUND), or FailedPrecondition: reason KEY_EXPOSED when every user of the
+        machine may read or write the key, reason FILE_UNREADABLE when it can't be read.
         """
         cert = read_pem(cert_path)
         key = read_pem(key_path)
