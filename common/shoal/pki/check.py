@@ -27,7 +27,7 @@ def check_pair(
     """What is wrong with a certificate in the eyes of a peer that trusts `ca_pem`: a sentence for each fault, or none.
 
     Looks at the dates, the issuer's signature (any CA of the bundle will do), the CA's own dates and rights, the key
-    usage for `purpose`, the name `server_name` that a client dials, a user's role, and the private key when it is given.
+    usage for `purpose`, the name `server_name` that a client dials, a user's role, and the private key if it is given.
     Never raises for a bad certificate: that it can't be read is then the fault.
     """
     moment = now or datetime.now(UTC)

@@ -196,16 +196,24 @@ def _general_names(sans: Iterable[str]) -> list[x509.GeneralName]:
 
     names: dict[x509.GeneralName, None] = {}  # ordered and without duplicates
     for san in sans:
-        try:
-            names[x509.IPAddress(ipaddress.ip_address(san.removeprefix("[").removesuffix("]")))] = None
-        except ValueError:
-            if not _DNS.fullmatch(san):
-                raise _invalid(
-                    f"{san[:80]!r} is neither a DNS name nor an IP address",
-                    "name the host exactly as clients reach it, without port, scheme, wildcard or zone",
-                ) from None
+        if address := _address(san):
+            names[x509.IPAddress(address)] = None
+        elif _DNS.fullmatch(san):
             names[x509.DNSName(san.lower())] = None
+        else:
+            raise _invalid(
+                f"{san[:80]!r} is neither a DNS name nor an IP address",
+                "name the host exactly as clients reach it, without port, scheme, wildcard or zone",
+            )
     return list(names)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return None
+    return None if getattr(address, "scope_id", None) else address
 
 
 def _period(days: int) -> timedelta:
