@@ -11,13 +11,13 @@ from shoald.host.syscall import failure
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
-    """(state letter, start time in clock ticks since boot) from /proc/PID/stat, or None when there is no such process."""
+    """(state letter, start time in clock ticks since boot) from /proc/PID/stat; None when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name may hold spaces and parentheses: count fields from the last one (proc(5): state is 3, starttime 22).
+    # The command name may hold spaces and parentheses: count from the last one (proc(5): 3 is state, 22 starttime).
     fields = text[text.rindex(b")") + 2 :].split()
     return fields[0].decode(), int(fields[19])
 
@@ -35,7 +35,7 @@ def process_alive(pid: int, start_time: int) -> bool:
 
 
 def pidfd_open(pid: int, start_time: int | None = None) -> int | None:
-    """A pidfd (close-on-exec) of the process, or None when it is gone or is not the one that started at `start_time`."""
+    """A pidfd (close-on-exec) of the process; None when it is gone or is not the one that started at `start_time`."""
     if pid <= 0:
         return None
     try:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, ShoalError
 from shoald.host.pid import pidfd_open, process_alive, process_start_time, send_signal, wait_process
@@ -118,64 +118,83 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+class _Streams(asyncio.subprocess.SubprocessStreamProtocol):
+    """asyncio's pipes, plus the exit as such: asyncio's own wait() also waits until everyone closed the pipes."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(limit=_STREAM_LIMIT, loop=loop)
+        self.exited: asyncio.Future[None] = loop.create_future()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
 class Process:
     """A running child with its pipes; leave its `async with` block and it is killed (whole session) and reaped."""
 
-    def __init__(self, argv: Sequence[str], child: asyncio.subprocess.Process) -> None:
+    def __init__(self, argv: Sequence[str], transport: asyncio.SubprocessTransport, streams: _Streams) -> None:
         self.argv = tuple(argv)
-        self._child = child
+        self._transport = transport
+        self._streams = streams
 
     @property
     def pid(self) -> int:
         """The process id; also the id of its session and process group."""
-        return self._child.pid
+        return self._transport.get_pid() or 0
 
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal, None while it runs."""
-        return self._child.returncode
+        return self._transport.get_returncode()
 
     @property
     def stdin(self) -> asyncio.StreamWriter:
         """The write end of its standard input; it must have been spawned with stdin=PIPE."""
-        assert self._child.stdin is not None
-        return self._child.stdin
+        assert self._streams.stdin is not None
+        return self._streams.stdin
 
     @property
     def stdout(self) -> asyncio.StreamReader:
         """The read end of its standard output; it must have been spawned with stdout=PIPE."""
-        assert self._child.stdout is not None
-        return self._child.stdout
+        assert self._streams.stdout is not None
+        return self._streams.stdout
 
     @property
     def stderr(self) -> asyncio.StreamReader:
         """The read end of its standard error; it must have been spawned with stderr=PIPE."""
-        assert self._child.stderr is not None
-        return self._child.stderr
+        assert self._streams.stderr is not None
+        return self._streams.stderr
 
     async def wait(self) -> int:
-        """Wait for the end; the exit status (negative: signal). Does not read the pipes."""
-        return await self._child.wait()
+        """Wait for its exit; the exit status (negative: signal). Neither reads the pipes nor waits for their end."""
+        await asyncio.shield(self._streams.exited)
+        returncode = self.returncode
+        assert returncode is not None
+        return returncode
 
     def send_signal(self, number: int) -> None:
         """Signal the process alone; a process that has ended is left in peace."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.send_signal(number)
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL to the process and all of its process group that did not leave it."""
-        if self._child.returncode is None:
+        if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
 
     async def aclose(self) -> None:
         """Kill (when still running), reap, close the pipes; safe to repeat, finishes even when cancelled."""
         self.kill()
-        await _finish(self._child.wait())
-        # asyncio closes the read pipes only at their end, which a grandchild may withhold for ever.
-        transport = getattr(self._child, "_transport", None)
-        if transport is not None:
-            transport.close()
+        try:
+            await _finish(self.wait())
+        finally:
+            # The pipes close by themselves only at their end, which a grandchild may withhold for ever.
+            self._transport.close()
 
     async def __aenter__(self) -> Process:
         return self
@@ -215,9 +234,12 @@ async def spawn(
     Raises FailedPrecondition PROGRAM_MISSING (with the Debian package as hint) or PROGRAM_NOT_EXECUTABLE. A
     cancellation leaves no process behind.
     """
+    program, *arguments = argv
     creation = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *argv,
+        asyncio.get_running_loop().subprocess_exec(
+            _Streams,
+            program,
+            *arguments,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -225,11 +247,10 @@ async def spawn(
             pass_fds=tuple(pass_fds),
             cwd=cwd,
             start_new_session=True,
-            limit=_STREAM_LIMIT,
         )
     )
     try:
-        return Process(argv, await asyncio.shield(creation))
+        return Process(argv, *await asyncio.shield(creation))
     except asyncio.CancelledError:
         await _finish(_discard(argv, creation))
         raise
@@ -237,9 +258,9 @@ async def spawn(
         raise _not_started(argv, cwd, error) from error
 
 
-async def _discard(argv: Sequence[str], creation: asyncio.Future[asyncio.subprocess.Process]) -> None:
+async def _discard(argv: Sequence[str], creation: asyncio.Future[tuple[asyncio.SubprocessTransport, _Streams]]) -> None:
     with contextlib.suppress(OSError):
-        await Process(argv, await creation).aclose()
+        await Process(argv, *await creation).aclose()
 
 
 def _not_started(argv: Sequence[str], cwd: str | os.PathLike[str] | None, error: OSError) -> ShoalError:
@@ -272,8 +293,9 @@ async def run(
     """Run a program to its end and capture what it writes: stdout whole (at most `max_output` bytes), stderr's end.
 
     A program that daemonises may leave its pipes open in a child: output is awaited at most 2 s after the exit.
-    Raises Internal PROGRAM_FAILED on a non-zero status (unless `check` is False), DeadlineExceeded PROGRAM_TIMEOUT after
-    `timeout` seconds, ResourceExhausted OUTPUT_TOO_LARGE, and what `spawn` raises. Killed and reaped on cancellation.
+    Raises Internal PROGRAM_FAILED on a non-zero status (unless `check` is False), DeadlineExceeded PROGRAM_TIMEOUT
+    after `timeout` seconds, ResourceExhausted OUTPUT_TOO_LARGE, and what `spawn` raises. Killed and reaped when
+    cancelled.
     """
     stdin = DEVNULL if input is None else PIPE
     child = await spawn(argv, stdin=stdin, stdout=PIPE, stderr=PIPE, env=env, pass_fds=pass_fds, cwd=cwd)
@@ -293,14 +315,14 @@ async def run(
 async def _communicate(child: Process, data: bytes | None, max_output: int) -> Completed:
     out, err = bytearray(), bytearray()
     ending = asyncio.ensure_future(child.wait())
-    pipes = [
+    pipes: list[asyncio.Future[Any]] = [
         asyncio.ensure_future(_collect(child, out, max_output)),
         asyncio.ensure_future(_collect_tail(child.stderr, err)),
     ]
     if data is not None:
         pipes.append(asyncio.ensure_future(_feed(child.stdin, data)))
     try:
-        pending: set[asyncio.Future[int] | asyncio.Future[None]] = {ending, *pipes}
+        pending: set[asyncio.Future[Any]] = {ending, *pipes}
         while not ending.done():
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

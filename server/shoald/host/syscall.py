@@ -85,7 +85,7 @@ def translated(what: str, path: str | os.PathLike[str] | None = None) -> Iterato
         raise failure(what, error.errno, path=path if path is not None else error.filename) from error
 
 
-def syscall(number: int, *arguments: int | bytes | None | ctypes.Array[ctypes.c_char] | ctypes.Structure) -> int:
+def syscall(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | ctypes.Structure | None) -> int:
     """Call the kernel by number; raises a bare OSError (the caller knows the path).
 
     Integers go as C longs (never truncated to int), bytes as C strings, structures by address, None as NULL.
