@@ -1,1 +1,1 @@
-"""Registries: the client side of the OCI distribution-spec 1.1, with the credential rules that hostile registries teach."""
+"""Registries: the client side of the OCI distribution-spec 1.1, fit for hostile ones."""

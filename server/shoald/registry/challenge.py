@@ -42,6 +42,4 @@ def _parse(header: str) -> Iterable[Challenge]:
             at = param.end()
             value = re.sub(r"\\(.)", r"\1", param[2]) if param[2] is not None else param[3]
             params.setdefault(param[1].lower(), value)
-        yield Challenge(
-            found[1].lower(), params.get("realm", ""), params.get("service", ""), params.get("error", "")
-        )
+        yield Challenge(found[1].lower(), params.get("realm", ""), params.get("service", ""), params.get("error", ""))

@@ -51,8 +51,8 @@ class PlainHttp:
     def check_next(self, registry: URL, target: URL, what: str) -> None:
         """Check an address that the registry at `registry` named: a redirect, an upload location, a token realm.
 
-        Any https address will do. Plain http never follows on https, and only goes where the configuration says, or from
-        one loopback address to another: a distant registry can't reach what listens on this machine.
+        Any https address will do. Plain http never follows on https, and only goes where the configuration says, or
+        from one loopback address to another: a distant registry can't reach what listens on this machine.
         Raises Unavailable (REGISTRY_REDIRECT).
         """
         if target.scheme == "https" and target.host:

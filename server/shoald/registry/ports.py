@@ -37,7 +37,7 @@ class Registry(Protocol):
     """
 
     async def resolve(self, ref: Reference, *, credentials: Credentials | None = None) -> Resolved:
-        """Fetch the manifest or index that `ref` names: by its digest if it has one, else by its tag (default `latest`).
+        """Fetch the manifest or index that `ref` names: by its digest if it has one, else by its tag or `latest`.
 
         Raises NotFound (IMAGE_NOT_FOUND), DataLoss (DIGEST_MISMATCH, SIZE_MISMATCH), InvalidArgument (BAD_MANIFEST),
         Unimplemented (SCHEMA1).
@@ -53,8 +53,8 @@ class Registry(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Stream a blob from byte `offset` to its end, in chunks of at least 256 KiB but for the last.
 
-        Lost connections are resumed. Gives exactly `descriptor.size - offset` bytes or raises; never more. The DIGEST IS
-        NOT CHECKED here: whoever stores the bytes hashes them (see `read_blob` for small ones).
+        Lost connections are resumed. Gives exactly `descriptor.size - offset` bytes or raises; never more. The DIGEST
+        IS NOT CHECKED here: whoever stores the bytes hashes them (see `read_blob` for small ones).
         Raises NotFound (BLOB_NOT_FOUND), DataLoss (SIZE_MISMATCH), FailedPrecondition (FOREIGN_LAYER).
         """
 
