@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -159,6 +158,8 @@ def drop(table: str, name: str) -> Edit:
 
 
 def _replace(path: Path, data: bytes) -> None:
+    import secrets  # costs 5 ms, and most commands write nothing
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = os.stat(path).st_mode & 0o777 if path.exists() else 0o600
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +72,8 @@ def read_pem(path: Path) -> bytes:
 
 
 def _publish(path: Path, data: bytes, mode: int, overwrite: bool) -> None:
+    import secrets  # costs 5 ms, and most commands write nothing
+
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
