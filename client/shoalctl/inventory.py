@@ -123,19 +123,22 @@ class Inventory:
         groups: Iterable[str] = (),
         all_hosts: bool = False,
         default: Sequence[str] | None = None,
-        labels: Iterable[str] = (),
+        labels: Iterable[str] | Mapping[str, str] = (),
     ) -> list[Host]:
         """The hosts that a command means, each once, in the order in which they are named.
 
         `hosts` (names or `@group`) and `groups` may hold comma-separated lists. `labels` (`key=value`, `key!=value`,
-        `key`; all must hold) narrow the choice, or choose from all hosts when nothing else is named. With no choice at
-        all it is `default`, else the inventory's default, else the only host.
+        `key`, or a mapping of keys to values; all must hold) narrow the choice, or choose from all hosts when nothing
+        else is named. With no choice at all it is `default`, else the inventory's default, else the only host.
 
         Raises NotFound (reason UNKNOWN_HOST, UNKNOWN_GROUP or NO_HOST_MATCHES), InvalidArgument (reason NO_TARGET or
         INVALID_SELECTOR).
         """
         wanted = [*_split(hosts), *(f"@{name.removeprefix('@')}" for name in _split(groups))]
-        selectors = [LabelSelector.parse(text) for text in _split(labels)]
+        conditions = (
+            [f"{key}={value}" for key, value in labels.items()] if isinstance(labels, Mapping) else _split(labels)
+        )
+        selectors = [LabelSelector.parse(condition) for condition in conditions]
         if all_hosts or (selectors and not wanted):
             chosen = list(self._hosts.values())
         else:

@@ -102,6 +102,7 @@ def test_select_by_label(path: Path) -> None:
     assert names(inventory, labels=["role=web"]) == ["web1", "web2"]
     assert names(inventory, labels=["role=web,zone=b"]) == ["web2"]
     assert names(inventory, labels=["role!=web"]) == ["db.1"]
+    assert names(inventory, labels={"role": "web", "zone": "b"}) == ["web2"]
     assert names(inventory, labels=["role"]) == ["web1", "web2"]
     assert names(inventory, [], ["mixed"], labels=["role=web"]) == ["web1"]
     with pytest.raises(NotFound) as caught:
