@@ -9,7 +9,7 @@ from __future__ import annotations
 from shoal.pki.certificate import Description, Identity, Role, describe, identity_from_pem
 from shoal.pki.check import check_pair
 from shoal.pki.issue import create_ca, issue_host, issue_user
-from shoal.pki.keypair import KeyPair
+from shoal.pki.keypair import KeyPair, read_pem
 
 __all__ = [
     "Description",
@@ -22,4 +22,5 @@ __all__ = [
     "identity_from_pem",
     "issue_host",
     "issue_user",
+    "read_pem",
 ]
