@@ -42,6 +42,16 @@ class Exit(Struct, frozen=True):
     finished_at_ns: int
 
 
+class StdinWriter(Protocol):
+    """Standard input of a container."""
+
+    async def write(self, data: bytes) -> None:
+        """Write with back pressure. Raises FailedPrecondition (NOT_RUNNING) when the container is gone."""
+
+    async def close(self) -> None:
+        """End of input: the container reads EOF."""
+
+
 class ContainerRuntime(Protocol):
     """conmon and an OCI runtime. State lives in the run directory and survives the daemon."""
 
@@ -53,11 +63,16 @@ class ContainerRuntime(Protocol):
         """The container's directory in the run directory, made if missing (0711): rootfs/ in it is the mount point."""
 
     async def create(self, bundle: Bundle) -> Created:
-        """conmon + `RUNTIME create`. Raises FailedPrecondition (COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE), InvalidArgument,
-        Internal (RUNTIME_FAILED) with the runtime's message; nothing is left on failure."""
+        """conmon + `RUNTIME create`.
+
+        Raises FailedPrecondition (COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE), InvalidArgument (INVALID_WORKDIR), Internal
+        (RUNTIME_FAILED) with the runtime's message. On failure and on cancellation no process, cgroup or runtime state is
+        left; the bundle directory itself stays for the caller, whose mount it holds, until delete().
+        """
 
     async def start(self, container_id: str) -> None:
-        """`RUNTIME start`. Same errors."""
+        """`RUNTIME start`. Same errors; after one, nothing of the container is left but its bundle directory. When
+        cancelled, the start is completed first."""
 
     async def kill(self, container_id: str, signal: int) -> bool:
         """Signal the first process by pidfd; False when it no longer runs."""
@@ -66,31 +81,24 @@ class ContainerRuntime(Protocol):
         """SIGKILL every process of the container (cgroup)."""
 
     async def delete(self, container_id: str) -> None:
-        """`RUNTIME delete --force`, cgroup, bundle directory (not the rootfs mount). Idempotent."""
+        """End what runs (SIGKILL), and remove runtime state, cgroup, exit file and bundle directory. Idempotent.
+
+        Where a root file system is still mounted, it and the directories above it stay: unmount first, or delete again.
+        """
 
     def exit_of(self, container_id: str) -> Exit | None:
         """From the exit file; None while it runs, or when it was never created."""
 
     def exits(self) -> AsyncIterator[Exit]:
-        """Exits as they happen (inotify on the exit directory); no exit between exit_of() and exits() is missed
-        when exits() is started first. One consumer."""
+        """Exits as they happen (inotify on the exit directory). Watching begins with this call, not with the first
+        iteration: call it first, then exit_of(), and no exit is missed (one may come twice). One consumer."""
 
     def running_pid(self, container_id: str) -> Created | None:
         """From the pid file, verified alive by start time; None otherwise."""
 
     def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
-        """Connect to the container's standard input."""
+        """The container's standard input, for one attached client. Leaving the context ends nothing for the container or
+        for other clients; only close() does. Raises FailedPrecondition (NOT_RUNNING, STDIN_CLOSED)."""
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
-        """Set the terminal's size."""
-
-
-
-class StdinWriter(Protocol):
-    """Standard input of a container."""
-
-    async def write(self, data: bytes) -> None:
-        """Write with back pressure. Raises FailedPrecondition (NOT_RUNNING) when the container is gone."""
-
-    async def close(self) -> None:
-        """End of input: the container reads EOF."""
+        """Set the terminal's size. Raises FailedPrecondition (NOT_RUNNING)."""

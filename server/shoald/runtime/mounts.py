@@ -1,0 +1,113 @@
+"""Mounts of a container: the kernel's file systems, the daemon's files, and what the user asked for."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from shoal.errors import InvalidArgument
+from shoald.model.container import MountKind
+
+INIT_TARGET = "/dev/init"
+"""Where `--init` puts its program: /dev is ours in every container, even a read-only one."""
+
+SHM_SIZE = 64 << 20
+
+
+class HostMount(Struct, frozen=True):
+    """A mount whose source is resolved. `source`: absolute host path (BIND, VOLUME), unused for TMPFS."""
+
+    kind: MountKind
+    target: str
+    source: str = ""
+    read_only: bool = False
+    tmpfs_size_bytes: int = 0
+    tmpfs_mode: int = 0
+    propagation: str = "rprivate"
+    """rprivate or rslave: a container never mounts into the host."""
+
+
+class ContainerFiles(Struct, frozen=True):
+    """Host paths of the files that the daemon writes for a container; "" leaves the image's own."""
+
+    resolv_conf: str = ""
+    hostname: str = ""
+    hosts: str = ""
+
+
+def kernel_mounts(*, user_namespace: bool, host_network: bool) -> list[dict[str, Any]]:
+    """/proc, /dev, /sys and what is below them, as Docker mounts them."""
+    hardened = ["nosuid", "noexec", "nodev"]
+    if user_namespace and host_network:
+        # sysfs shows a network namespace, and the kernel mounts it only for the user namespace that owns that one.
+        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, "ro"])
+    else:
+        sysfs = _mount("/sys", "sysfs", "sysfs", [*hardened, "ro"])
+    pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+    return [
+        _mount("/proc", "proc", "proc", hardened),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        sysfs,
+        _mount("/dev/pts", "devpts", "devpts", pts),
+        _mount("/dev/mqueue", "mqueue", "mqueue", hardened),
+        _mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={SHM_SIZE}"]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", "ro"]),
+    ]
+
+
+def file_mounts(files: ContainerFiles, *, init_path: str) -> list[dict[str, Any]]:
+    """/etc/resolv.conf, /etc/hostname, /etc/hosts and, with `init_path`, the init program."""
+    pairs = [
+        ("/etc/resolv.conf", files.resolv_conf),
+        ("/etc/hostname", files.hostname),
+        ("/etc/hosts", files.hosts),
+    ]
+    mounts = [_mount(target, "bind", source, ["rbind", "rprivate"]) for target, source in pairs if source]
+    if init_path:
+        mounts.append(_mount(INIT_TARGET, "bind", init_path, ["bind", "rprivate", "ro", "nosuid", "nodev"]))
+    return mounts
+
+
+def user_mount(mount: HostMount) -> dict[str, Any]:
+    """One mount of the user's. Raises InvalidArgument (INVALID_MOUNT)."""
+    target = mount_target(mount.target)
+    if mount.kind is MountKind.TMPFS:
+        options = ["nosuid", "noexec", "nodev", f"mode={mount.tmpfs_mode or 0o1777:o}"]
+        if mount.tmpfs_size_bytes > 0:
+            options.append(f"size={mount.tmpfs_size_bytes}")
+        return _mount(target, "tmpfs", "tmpfs", [*options, "ro"] if mount.read_only else options)
+    if not mount.source.startswith("/"):
+        raise InvalidArgument(f"mount source {mount.source!r} is not an absolute path", reason="INVALID_MOUNT")
+    if mount.propagation not in ("rprivate", "rslave"):
+        raise InvalidArgument(f"mount propagation {mount.propagation!r} is not allowed", reason="INVALID_MOUNT")
+    return _mount(target, "bind", mount.source, ["rbind", mount.propagation, "ro" if mount.read_only else "rw"])
+
+
+def mount_target(target: str) -> str:
+    """The target without `.`, `..` and doubled slashes. Raises InvalidArgument (INVALID_MOUNT)."""
+    if not target.startswith("/") or "\0" in target:
+        raise InvalidArgument(f"mount target {target!r} is not an absolute path", reason="INVALID_MOUNT")
+    clean = "/" + posixpath.normpath(target).lstrip("/")
+    if clean == "/" or clean == "/proc" or clean.startswith("/proc/"):
+        raise InvalidArgument(f"nothing can be mounted at {clean}", reason="INVALID_MOUNT")
+    return clean
+
+
+def merge(defaults: Iterable[dict[str, Any]], asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All mounts, parents before children; one of the user's replaces a default with the same target.
+
+    Raises InvalidArgument (INVALID_MOUNT) for two at one place.
+    """
+    targets = [mount["destination"] for mount in asked]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InvalidArgument(f"two mounts at {target}", reason="INVALID_MOUNT")
+    kept = [mount for mount in defaults if mount["destination"] not in targets]
+    return sorted([*kept, *asked], key=lambda mount: mount["destination"].count("/"))
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}
