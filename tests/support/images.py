@@ -1,7 +1,7 @@
 """Small real images for tests: made in memory, pushed to a registry with shoal's own client.
 
     await push_image(registry.address, "busybox:latest")
-    await push_image(address, "app:1", layers=[busybox_layer(), {"app/hello": "hi"}], config={"Cmd": ["cat", "/app/hello"]})
+    await push_image(address, "app:1", layers=[busybox_layer(), {"app/hello": "hi"}], config={"Cmd": ["ls", "/app"]})
     push_image_sync(address, "multi:1", platforms=["linux/amd64", "linux/arm64"])
 
 From a shell, in the root of the repository: python -m tests.support.images ADDRESS NAME:TAG [--help]

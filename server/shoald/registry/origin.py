@@ -77,7 +77,7 @@ def shown_url(url: URL) -> str:
 
 def host_port(url: URL) -> str:
     """A registry's address for messages: host, and port unless it is the scheme's own."""
-    return url.authority if url.user is None else url.with_user(None).authority
+    return url.host_port_subcomponent or ""
 
 
 def next_url(base: URL, location: str) -> URL:

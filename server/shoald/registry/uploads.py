@@ -43,6 +43,7 @@ class Upload:
         for attempt in range(self._wire.settings.attempts):
             failure, retry_after = await self._try_send(location)
             if failure is None:
+                self._progress(self._descriptor.size)
                 return True
             if attempt == self._wire.settings.attempts - 1:
                 break
