@@ -11,7 +11,7 @@ from shoal.digest import Digest
 
 
 class Ingest(Protocol):
-    """A blob being written. Leaving the context without commit() keeps what was written for a resume, unless discarded."""
+    """A blob being written. Leaving without commit() keeps what was written for a resume, unless discarded."""
 
     @property
     def offset(self) -> int:
@@ -21,7 +21,7 @@ class Ingest(Protocol):
         """Append and hash. Raises DataLoss (SIZE_MISMATCH) past the expected size, ResourceExhausted (DISK_FULL)."""
 
     async def commit(self) -> Path:
-        """Verify size and digest, fsync, rename, fsync the directory. Raises DataLoss (DIGEST_MISMATCH) and discards."""
+        """Verify size and digest, fsync, rename, fsync the directory. DataLoss (DIGEST_MISMATCH) discards."""
 
     async def discard(self) -> None:
         """Delete what was written."""
@@ -43,7 +43,9 @@ class ContentStore(Protocol):
         """Store a small blob; verifies `digest` when given. Idempotent."""
 
     def ingest(self, digest: Digest, size: int) -> AbstractAsyncContextManager[Ingest]:
-        """Write the blob `digest` of `size` bytes; resumes an earlier try. One writer a digest at a time: others wait."""
+        """Write the blob `digest` of `size` bytes; resumes an earlier try.
+
+        One writer a digest at a time: others wait."""
 
     def stream(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
         """The blob in chunks of 1 MiB."""

@@ -62,8 +62,8 @@ CREATE TABLE image_names (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX image_names_by_image ON image_names (image_id);
 
--- The record is JSON; what queries and constraints need of it are generated columns, so that nothing is said twice and a
--- new field needs no migration. image_id is no foreign key: an image can be removed by force from under a container.
+-- The record is JSON; what queries and constraints need of it are generated columns, so that nothing is said twice and
+-- a new field needs no migration. image_id is no foreign key: an image can be removed by force from under a container.
 CREATE TABLE containers (
     id TEXT PRIMARY KEY,
     record TEXT NOT NULL,
