@@ -1,4 +1,4 @@
-"""A registry that misbehaves: an HTTP server on loopback that answers as a test says, and remembers what it was asked."""
+"""A registry that misbehaves: an HTTP server on loopback that answers as a test says, and keeps what it was asked."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def hostile_registry(handler: Handler, *, tls: ssl.SSLContext | None = Non
             Seen(
                 request.method,
                 request.path,
-                request.query_string,
+                request.raw_path.partition("?")[2],
                 request.headers.get("Authorization", ""),
                 dict(request.headers),
             )

@@ -18,6 +18,7 @@ from shoald.registry.settings import RegistrySettings
 
 READ_BUFFER = 1024 * 1024
 _MAX_HEADER = 64 * 1024
+_PIECE = 256 * 1024
 _BASE_HEADERS: Mapping[str, str] = MappingProxyType({"User-Agent": "shoal/0.1", "Accept-Encoding": "identity"})
 
 
@@ -43,11 +44,14 @@ class Http:
 
         Raises Lost for what another try may cure, Unavailable otherwise.
         """
+        sent = {**_BASE_HEADERS, **headers}
+        if isinstance(body, bytes) and len(body) > _PIECE:
+            sent["Content-Length"], body = str(len(body)), _pieces(body)
         try:
             return await self._open().request(
                 method,
                 url,
-                headers={**_BASE_HEADERS, **headers},
+                headers=sent,
                 data=body,
                 allow_redirects=False,
                 ssl=self._context(registry),
@@ -135,6 +139,11 @@ async def discard(response: aiohttp.ClientResponse) -> None:
         pass
     finally:
         response.close() if not response.content.at_eof() else response.release()
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE):
+        yield body[at : at + _PIECE]
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
