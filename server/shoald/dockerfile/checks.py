@@ -19,7 +19,7 @@ _NOT_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
+class Finding:
     """One finding. `rule` is a build check's name, or "" for a note about the request; lines as in Span."""
 
     rule: str
@@ -29,10 +29,10 @@ class Warning:
     end_line: int = 0
 
 
-def warning(rule: str, message: str, span: Span = NOWHERE) -> Warning:
+def finding(rule: str, message: str, span: Span = NOWHERE) -> Finding:
     """A finding of the check `rule`, with the address of its documentation."""
     slug = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", rule).lower()
-    return Warning(rule, message, f"{_DOCS}{slug}/" if rule else "", span.start, span.end)
+    return Finding(rule, message, f"{_DOCS}{slug}/" if rule else "", span.start, span.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class CheckOptions:
                     raise DockerfileError(f"failed to parse check options: invalid check option {part!r}", span=span)
         return cls(skip, "all" in skip, error)
 
-    def select(self, findings: Iterable[Warning]) -> tuple[Warning, ...]:
+    def select(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
         """The findings that are not skipped, each once; notes without a rule always pass."""
         kept = (f for f in findings if not f.rule or not (self.skip_all or f.rule in self.skip))
         return tuple(dict.fromkeys(kept))
 
-    def enforce(self, findings: Iterable[Warning]) -> None:
+    def enforce(self, findings: Iterable[Finding]) -> None:
         """Raise DockerfileError (DOCKERFILE_CHECKS) when `error=true` was asked for and any check found something."""
         found = [f for f in self.select(findings) if f.rule]
         if self.error and found:
@@ -82,33 +82,33 @@ def looks_secret(name: str) -> bool:
     return bool(_SECRET.search(name)) and not _NOT_SECRET.search(name)
 
 
-def secret_in(instruction: str, name: str, span: Span) -> Warning:
+def secret_in(instruction: str, name: str, span: Span) -> Finding:
     """ARG or ENV holds what looks like a secret."""
     message = f'Do not use ARG or ENV instructions for sensitive data ({instruction} "{name}")'
-    return warning("SecretsUsedInArgOrEnv", message, span)
+    return finding("SecretsUsedInArgOrEnv", message, span)
 
 
-def legacy_key_value(keyword: str, span: Span) -> Warning:
+def legacy_key_value(keyword: str, span: Span) -> Finding:
     """`ENV key value` instead of `ENV key=value`."""
     message = f'"{keyword} key=value" should be used instead of legacy "{keyword} key value" format'
-    return warning("LegacyKeyValueFormat", message, span)
+    return finding("LegacyKeyValueFormat", message, span)
 
 
-def json_recommended(keyword: str, span: Span) -> Warning:
+def json_recommended(keyword: str, span: Span) -> Finding:
     """CMD or ENTRYPOINT in shell form."""
     message = f"JSON arguments recommended for {keyword} to prevent unintended behavior related to OS signals"
-    return warning("JSONArgsRecommended", message, span)
+    return finding("JSONArgsRecommended", message, span)
 
 
-def repeated(keyword: str, span: Span) -> Warning:
+def repeated(keyword: str, span: Span) -> Finding:
     """An earlier CMD, ENTRYPOINT or HEALTHCHECK of the same stage has no effect; `span` is the earlier one's."""
     message = (
         f"Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
     )
-    return warning("MultipleInstructionsDisallowed", message, span)
+    return finding("MultipleInstructionsDisallowed", message, span)
 
 
-def undefined_variable(name: str, suggestion: str, span: Span) -> Warning:
+def undefined_variable(name: str, suggestion: str, span: Span) -> Finding:
     """A variable without a value was used; it expands to nothing."""
     tail = f" (did you mean ${suggestion}?)" if suggestion else ""
-    return warning("UndefinedVar", f"Usage of undefined variable '${name}'{tail}", span)
+    return finding("UndefinedVar", f"Usage of undefined variable '${name}'{tail}", span)

@@ -8,11 +8,11 @@ https://docs.docker.com/reference/dockerfile/#format
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from e2b_dockerfile_utils import DockerfileInstruction, DockerfileSyntaxError, parse_dockerfile_ast
 
-from shoald.dockerfile.checks import CheckOptions, Warning, warning
+from shoald.dockerfile.checks import CheckOptions, Finding, finding
 from shoald.dockerfile.errors import DockerfileError, Span, did_you_mean, parse_error
 
 MAX_BYTES = 1024 * 1024
@@ -22,8 +22,8 @@ MAX_INSTRUCTIONS = 10_000
 _MAX_DIRECTIVE = 4096
 
 KEYWORDS = frozenset(
-    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME "
-    "WORKDIR".split()
+    {"ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER"}
+    | {"ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
 )
 """Every instruction of the language."""
 
@@ -67,8 +67,8 @@ class Source:
     nodes: tuple[Node, ...]
     escape: str = "\\"
     syntax: str | None = None
-    checks: CheckOptions = CheckOptions()
-    warnings: tuple[Warning, ...] = ()
+    checks: CheckOptions = field(default_factory=CheckOptions)
+    warnings: tuple[Finding, ...] = ()
 
 
 def read(data: bytes) -> Source:
@@ -97,7 +97,7 @@ def read(data: bytes) -> Source:
         syntax=directives.get("syntax"),
         checks=CheckOptions.parse(check, Span(1, 1)),
         warnings=tuple(
-            warning("NoEmptyContinuation", "Empty continuation line", Span(w.line, w.line)) for w in ast.warnings
+            finding("NoEmptyContinuation", "Empty continuation line", Span(w.line, w.line)) for w in ast.warnings
         ),
     )
 
@@ -130,7 +130,6 @@ def _guarded(text: str) -> str:
     lines = text.split("\n")
     for at, line in enumerate(lines):
         if not line.lstrip().startswith("#"):
-            lines[at] = line if len(line) <= _MAX_DIRECTIVE else line.rstrip(" \t")
             break
         if len(line) > _MAX_DIRECTIVE:
             lines[at] = "#"
