@@ -132,7 +132,7 @@ class Container(Struct, frozen=True):
     name: str
     request_id: str
     spec: ContainerSpec
-    """As asked, with volumes named and ports resolved."""
+    """As asked, with anonymous volumes named."""
     image_id: str
     process: Process
     state: ContainerState
@@ -154,6 +154,11 @@ class Container(Struct, frozen=True):
     pid_start_time: int = 0
     """Field 22 of /proc/PID/stat: tells a reused pid."""
     ip_address: str = ""
+    """While it runs on a bridge, else empty."""
+    ports: tuple[PortMapping, ...] = ()
+    """Published ports with the addresses and numbers in use; empty unless it runs."""
+    log_start: int = 0
+    """Bytes of the log that earlier runs wrote: output of this run begins there."""
     restart_count: int = 0
     stopped_by_user: bool = False
     """The restart policy does not apply until the next start."""

@@ -29,9 +29,14 @@ class NetworkDriver(Protocol):
         """Make bridge and nft table as they should be, for all rows that exist; idempotent; called at start and after a
         flush of rules by others was noticed. Also takes up again the reservations of published ports."""
 
-    async def allocate(self, container_id: str, ports: Sequence[PortMapping]) -> tuple[Endpoint, tuple[PortMapping, ...]]:
+    async def allocate(
+        self, container_id: str, ports: Sequence[PortMapping]
+    ) -> tuple[Endpoint, tuple[PortMapping, ...]]:
         """Reserve an address and the host ports (chosen where 0), durable. Raises AlreadyExists (PORT_IN_USE, naming address,
         port and, where known, the container that has it), ResourceExhausted (NO_FREE_ADDRESS). Idempotent for a container."""
+
+    def reserved(self, container_id: str) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
+        """What allocate() gave it, from metadata; (None, ()) when it has nothing."""
 
     async def connect(self, container_id: str, pid: int) -> None:
         """Give the network namespace of `pid` its interface eth0, address and route, and open the published ports."""

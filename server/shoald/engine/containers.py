@@ -1,0 +1,220 @@
+"""Use cases of containers: run, start, stop, kill, wait, remove, list, inspect."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from shoal.errors import AlreadyExists, NotFound, ShoalError
+from shoal.platform import Platform
+from shoald.containers.supervisor import Supervisor
+from shoald.engine.operations import Once
+from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, MountPoint
+from shoald.metadata.store import Metadata
+from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy
+from shoald.model.image import Image, RegistryCredentials
+
+T = TypeVar("T")
+PullImage = Callable[[str, Platform | None, RegistryCredentials | None], Awaitable[Image]]
+
+
+class ContainerCases:
+    """What a caller can do with containers. Work that began is not cancelled with its caller."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        supervisor: Supervisor,
+        pull: PullImage,
+        *,
+        runtime_name: Callable[[], str],
+        log_path: Callable[[str], str],
+        volume_path: Callable[[str], str],
+        userns_size: int,
+    ) -> None:
+        self._md = md
+        self._supervisor = supervisor
+        self._pull = pull
+        self._runtime_name = runtime_name
+        self._log_path = log_path
+        self._volume_path = volume_path
+        self._userns_size = userns_size
+        self._once = Once()
+        self._runs: dict[str, asyncio.Task[Container]] = {}
+
+    # --- run --------------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        request_id: str,
+        spec: ContainerSpec,
+        pull_policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        keep_on_failure: bool,
+    ) -> tuple[Container, list[str]]:
+        """See engine.ports.Engine.run. A retry with the same id joins the first call or finds its container."""
+        running = self._runs.get(request_id) if request_id else None
+        if running is None:
+            known = self._known(request_id, spec)
+            if known is not None:
+                return known, []
+            running = asyncio.create_task(self._run(request_id, spec, pull_policy, credentials, keep_on_failure))
+            if request_id:
+                self._runs[request_id] = running
+                running.add_done_callback(lambda _: self._runs.pop(request_id, None))
+        return await asyncio.shield(running), []
+
+    def _known(self, request_id: str, spec: ContainerSpec) -> Container | None:
+        if not request_id:
+            return None
+        known = self._md.containers.by_request(request_id) or self._supervisor.ghosts.by_request(request_id)
+        if known is not None and (known.spec.image, known.spec.command) != (spec.image, spec.command):
+            raise AlreadyExists(f"request id {request_id} was used for another request", reason="REQUEST_ID_REUSED")
+        return known
+
+    async def _run(
+        self,
+        request_id: str,
+        spec: ContainerSpec,
+        pull_policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        keep_on_failure: bool,
+    ) -> Container:
+        image = await self._image(spec, pull_policy, credentials)
+        container = await self._supervisor.create(request_id, spec, image)
+        try:
+            return await self._supervisor.start(container.id)
+        except NotFound:
+            raise
+        except BaseException:
+            if not keep_on_failure:
+                with contextlib.suppress(ShoalError):
+                    await self._supervisor.remove(container.id, force=True, volumes=True)
+            raise
+
+    async def _image(
+        self, spec: ContainerSpec, pull_policy: PullPolicy, credentials: RegistryCredentials | None
+    ) -> Image:
+        platform = Platform.parse(spec.platform) if spec.platform else None
+        if pull_policy is PullPolicy.ALWAYS:
+            return await self._pull(spec.image, platform, credentials)
+        try:
+            image = self._md.images.find(spec.image)
+        except NotFound:
+            if pull_policy is PullPolicy.NEVER or _is_id(spec.image):
+                raise
+            return await self._pull(spec.image, platform, credentials)
+        if platform is not None and not platform.matches(image.config.platform) and pull_policy is PullPolicy.MISSING:
+            return await self._pull(spec.image, platform, credentials)
+        return image
+
+    # --- the others -------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Container:
+        """By id, unique prefix or name; also one that was removed a moment ago, by its id."""
+        try:
+            return self._md.containers.find(name)
+        except NotFound:
+            ghost = self._supervisor.ghosts.get(name)
+            if ghost is None:
+                raise
+            return ghost
+
+    async def start(self, name: str, request_id: str = "") -> Container:
+        """Idempotent."""
+        container = self._md.containers.find(name)
+        return await self._shielded(request_id, f"start {container.id}", lambda: self._supervisor.start(container.id))
+
+    async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """Idempotent."""
+        container = self._md.containers.find(name)
+        return await self._shielded(
+            request_id, f"stop {container.id}", lambda: self._supervisor.stop(container.id, timeout_s, signal)
+        )
+
+    async def kill(self, name: str, signal: str, request_id: str = "") -> None:
+        """Once for each request id."""
+        container = self._md.containers.find(name)
+        await self._shielded(
+            request_id, f"kill {container.id} {signal}", lambda: self._supervisor.kill(container.id, signal)
+        )
+
+    async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
+        """Returns the id."""
+        try:
+            container = self._md.containers.find(name)
+        except NotFound:
+            ghost = self._supervisor.ghosts.get(name)
+            if force and ghost is not None:
+                return ghost.id
+            raise
+        await self._shielded(
+            request_id,
+            f"remove {container.id}",
+            lambda: self._supervisor.remove(container.id, force=force, volumes=volumes),
+        )
+        return container.id
+
+    async def _shielded(self, request_id: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await self._once.run(request_id, fingerprint, work)
+
+    async def wait(self, name: str, condition: str) -> ExitStatus:
+        """Read-only; cancelled with its caller."""
+        container = self.find(name)
+        end = await self._supervisor.wait(container.id, condition)
+        return ExitStatus(end.exit_code, end.oom_killed, end.error)
+
+    async def list_containers(self, wanted: ContainerFilter) -> list[Container]:
+        """Newest first."""
+        found = [c for c in self._md.containers.list() if c.state is not ContainerState.CREATING and selects(wanted, c)]
+        found.sort(key=lambda c: c.created_at, reverse=True)
+        return found[: wanted.limit] if wanted.limit > 0 else found
+
+    async def inspect_container(self, name: str) -> ContainerDetails:
+        """All that is known."""
+        container = self._md.containers.find(name)
+        return ContainerDetails(
+            container=container,
+            runtime=self._runtime_name(),
+            mounts=tuple(self._mount_points(container)),
+            log_path=self._log_path(container.id),
+            userns_size=self._userns_size if container.userns_base else 0,
+        )
+
+    def _mount_points(self, container: Container) -> list[MountPoint]:
+        points = []
+        for mount in container.spec.mounts:
+            source = mount.source
+            name = ""
+            if mount.kind is MountKind.VOLUME:
+                name = mount.source
+                with contextlib.suppress(NotFound):
+                    source = self._volume_path(mount.source)
+            points.append(MountPoint(mount.kind.value, name, source, mount.target, mount.read_only))
+        return points
+
+
+def selects(wanted: ContainerFilter, container: Container) -> bool:
+    """Whether a list request selects this container; see shoal.v1.ContainerServiceListRequest."""
+    running = container.state in (ContainerState.RUNNING, ContainerState.RESTARTING)
+    if not (wanted.all or wanted.states or wanted.limit > 0 or running):
+        return False
+    if wanted.states and container.state not in wanted.states:
+        return False
+    if wanted.name and wanted.name not in container.name:
+        return False
+    labels = container.spec.labels
+    if not all(key in labels and (not value or labels[key] == value) for key, value in wanted.labels):
+        return False
+    return (
+        not wanted.image
+        or wanted.image in (container.spec.image, container.image_id)
+        or (container.image_id.removeprefix("sha256:").startswith(wanted.image))
+    )
+
+
+def _is_id(name: str) -> bool:
+    bare = name.removeprefix("sha256:")
+    return len(bare) == 64 and all(c in "0123456789abcdef" for c in bare)
