@@ -2,7 +2,7 @@
 
 `<root>/blobs/<algorithm>/<hex>` (0444) exists exactly when the blob is complete and verified;
 `<root>/ingest/<algorithm>-<hex>` holds what was written of it so far. Crash order: write, fsync the file, rename, fsync
-the directory; whatever the moment of a crash, the blob is whole or absent, and the next ingest goes on from the partial.
+the directory; whatever the moment of a crash, the blob is whole or absent, and the next ingest goes on there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from shoal.digest import HEX_LENGTH, Digest, Hasher
 from shoal.errors import DataLoss, Internal, NotFound, ResourceExhausted
+from shoald.host.blocking import in_thread
 from shoald.host.files import sync_directory
 from shoald.host.syscall import translated
 
@@ -263,22 +264,8 @@ class _Lock(asyncio.Lock):
 
 
 async def _in_thread(what: str, work: Callable[[], T]) -> T:
-    """Run blocking work to its end in a thread, also when cancelled: the thread uses descriptors that close afterwards."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
     with translated(what):
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await _settled(task)
-            raise
-
-
-async def _settled(task: asyncio.Future[T]) -> None:
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    # Retrieved, so that the loop does not report it; the cancellation is what the caller hears of.
-    task.exception()
+        return await in_thread(work)
 
 
 def _named(directory: Path, prefix: str, strip: str = "") -> Iterator[Digest]:

@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoald.host import syscall
 from shoald.host.syscall import translated
 
 StrPath = str | os.PathLike[str]
@@ -32,6 +33,16 @@ def sync_directory(path: StrPath) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def sync_file_system(path: StrPath) -> None:
+    """Make everything that was written to the file system of `path` durable. Slow: it waits for all writers' pages."""
+    with translated("sync file system of", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            syscall.syncfs(fd)
         finally:
             os.close(fd)
 

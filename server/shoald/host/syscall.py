@@ -128,6 +128,13 @@ def setns(fd: int, nstype: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2): write the whole file system that holds `fd` to its disk; raises a bare OSError."""
+    if _libc.syncfs(ctypes.c_int(fd)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 

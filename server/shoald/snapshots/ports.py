@@ -14,15 +14,30 @@ class Snapshotter(Protocol):
     """Layers on disk. Rows live in metadata; a directory without a row is garbage (see sweep)."""
 
     async def create_layer(self, parent_id: str | None, *, uid_base: int = 0) -> Snapshot:
-        """A new active snapshot with an empty `fs`, for an unpacker or a COPY step to fill (raw: not mounted)."""
+        """A new active snapshot with an empty `fs`, for an unpacker or a COPY step to fill (raw, or mounted).
+
+        Mode and owner of `fs` are those of the parent's. Hold it with a lease before the next await."""
 
     async def create_writable(self, parent_id: str | None, *, uid_base: int) -> Snapshot:
-        """A new active snapshot, with `fs` and `work` owned by `uid_base`, to be the upper layer of a container."""
+        """A new active snapshot to be the upper layer of a container: `fs` owned by `uid_base` + the parent's owner.
+
+        Hold it with a lease, or insert the container, before the next await."""
 
     async def commit(
-        self, snapshot_id: str, *, chain_id: str | None = None, diff_id: str | None = None, size_bytes: int | None = None
+        self,
+        snapshot_id: str,
+        *,
+        chain_id: str | None = None,
+        diff_id: str | None = None,
+        size_bytes: int | None = None,
+        durable: bool = True,
     ) -> Snapshot:
-        """Make it read-only content. With a chain id that exists already, the new one is removed and the existing returned."""
+        """Make it read-only content (size None: measured). With a chain id that exists already, the new one is removed
+        and the existing returned. `durable` writes the file system to disk before the row says committed; without it,
+        the caller has done so (see sync) or the content can be made again. It must not be mounted."""
+
+    async def sync(self) -> None:
+        """Make all layers' files durable: once for several commits with durable=False."""
 
     def fs_path(self, snapshot_id: str) -> Path:
         """The directory that holds this layer's own files (with overlay whiteouts)."""
@@ -31,9 +46,9 @@ class Snapshotter(Protocol):
         """The snapshot and its ancestors, top first."""
 
     async def mount(self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False) -> None:
-        """Mount the whole file system at `target` (which exists): the active snapshot as upper, its ancestors below, each
-        seen with ids shifted from its own uid_base to `uid_base` (idmapped mounts). A committed snapshot mounts read-only.
-        Raises Unimplemented (IDMAP_UNSUPPORTED) where the kernel can't and ids differ."""
+        """Mount the whole file system at `target` (which exists): the active snapshot as upper, its ancestors below,
+        each seen with ids shifted from its own uid_base to `uid_base` (idmapped mounts). A committed snapshot mounts
+        read-only. Raises Unimplemented (IDMAP_UNSUPPORTED) where the kernel can't and ids differ."""
 
     async def unmount(self, target: Path) -> None:
         """Unmount; nothing mounted there is fine."""
@@ -47,7 +62,8 @@ class Snapshotter(Protocol):
         """Bytes of this layer's own files."""
 
     async def remove(self, snapshot_id: str) -> None:
-        """Delete row, then directory. Raises FailedPrecondition (SNAPSHOT_HAS_CHILDREN). Missing is fine."""
+        """Delete row, then directory. Missing is fine. Raises FailedPrecondition (SNAPSHOT_HAS_CHILDREN;
+        SNAPSHOT_IN_USE by a container that is not being created or removed)."""
 
     async def sweep(self) -> int:
         """Delete directories without a row; returns how many. For start-up and prune."""
