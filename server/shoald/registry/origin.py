@@ -72,7 +72,8 @@ class PlainHttp:
 
 def shown_url(url: URL) -> str:
     """An address for messages and logs: without user, password and query, which may hold secrets (signed URLs do)."""
-    return str(url.with_user(None).with_query(None).with_fragment(None))[:200]
+    bare = url.with_user(None) if url.user or url.password else url
+    return str(bare.with_query(None).with_fragment(None))[:200]
 
 
 def host_port(url: URL) -> str:

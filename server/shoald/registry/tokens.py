@@ -128,7 +128,7 @@ class Authorizer:
         except ValueError:
             realm = URL()
         if not realm.is_absolute() or realm.user or realm.password:
-            raise _bad_server(host_port(base), realm.with_user(None) if realm.is_absolute() else realm, "is no address")
+            raise _bad_server(host_port(base), realm, "is no address")
         self._plain.check_next(base, realm, "token server")
         # What comes over plain http can be forged on the way: a forged realm must not collect credentials elsewhere.
         plain = base.scheme == "http" and not is_loopback(base.host or "")
