@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shoal.errors import DataLoss, InvalidArgument
@@ -102,7 +104,10 @@ def parse_config(body: bytes) -> ImageConfig:
     if len(body) > MAX_CONFIG_BYTES:
         raise DataLoss(f"image config of {len(body)} bytes is larger than {MAX_CONFIG_BYTES}", reason="SIZE_MISMATCH")
     try:
-        config = _decoder.decode(body)
+        try:
+            config = _decoder.decode(body)
+        except msgspec.ValidationError:
+            config = msgspec.convert(_modernise(msgspec.json.decode(body)), ImageConfig)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as e:
         raise InvalidArgument(f"invalid image config: {e}", reason="BAD_IMAGE_CONFIG") from e
     if config.rootfs.type != "layers":
@@ -110,3 +115,16 @@ def parse_config(body: bytes) -> ImageConfig:
     for diff_id in config.rootfs.diff_ids:
         check_digest(diff_id, "diff id", "BAD_IMAGE_CONFIG")
     return config
+
+
+def _modernise(document: Any) -> Any:
+    """What Go programs wrote once: a command as text (a list of one word to Docker), null for no layers."""
+    match document:
+        case {"config": {**defaults}}:
+            for name in ("Cmd", "Entrypoint", "Shell"):
+                if isinstance(value := defaults.get(name), str):
+                    document["config"][name] = [value]
+    match document:
+        case {"rootfs": {"diff_ids": None}}:
+            document["rootfs"]["diff_ids"] = []
+    return document

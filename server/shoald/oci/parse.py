@@ -15,6 +15,7 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """The limit that distribution-spec ("Pushing Manifests") tells registries to support at least."""
 MAX_DESCRIPTORS = 4096
 """Layers of one manifest, or manifests of one index: far more than any tool makes (overlayfs stops at about 500)."""
+MAX_SIZE = 2**63 - 1
 BAD: Final = "BAD_MANIFEST"
 SILENT: Final = frozenset({"", "application/json", "text/plain", "application/octet-stream", "binary/octet-stream"})
 """Content types that say nothing about which document it is; some registries and proxies send them."""
@@ -111,5 +112,5 @@ def _check_descriptors(descriptors: list[Descriptor]) -> None:
         raise InvalidArgument(f"manifest names {len(descriptors)} parts; {MAX_DESCRIPTORS} is the limit", reason=BAD)
     for each in descriptors:
         check_digest(each.digest, "digest in manifest", BAD)
-        if each.size < 0:
+        if not 0 <= each.size <= MAX_SIZE:
             raise InvalidArgument(f"manifest gives {each.digest} the size {each.size}", reason=BAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -70,11 +71,16 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, secrets: I
     for secret in secrets:
         message = message.replace(secret, "***")
     message = "".join(c if c.isprintable() else " " for c in message[:_MAX_MESSAGE]).strip()
+    return Answer(status, code[:64].upper(), message, _retry_after(headers.get("Retry-After", "")))
+
+
+def _retry_after(text: str) -> float | None:
+    """Seconds; a date (which registries do not send) counts as nothing said."""
     try:
-        retry_after = max(0.0, float(headers.get("Retry-After", "")))
+        seconds = float(text)
     except ValueError:
-        retry_after = None
-    return Answer(status, code[:64].upper(), message, retry_after)
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def to_error(answer: Answer, registry: str, what: str, missing: ShoalError | None = None) -> ShoalError:
