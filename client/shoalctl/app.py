@@ -1,0 +1,157 @@
+"""The command line: which module holds which verb. A verb's module is imported only when the verb is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from shoal.errors import ShoalError
+from shoalctl import exits
+from shoalctl.flags.fault import UsageFault
+from shoalctl.invocation import Invocation
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and its line in the help; an alias has none and is not listed."""
+
+    module: str
+    help: str = ""
+
+
+VERBS: dict[str, Verb] = {
+    "build": Verb("build", "Build an image from a Dockerfile"),
+    "pull": Verb("pull", "Pull an image from a registry"),
+    "push": Verb("push", "Push an image to a registry"),
+    "run": Verb("run", "Create and start a container"),
+    "stop": Verb("stop", "Stop containers: signal, grace time, kill"),
+    "start": Verb("start", "Start stopped containers"),
+    "kill": Verb("kill", "Send a signal to containers"),
+    "rm": Verb("rm", "Remove containers"),
+    "ps": Verb("ps", "List containers"),
+    "images": Verb("images", "List images"),
+    "rmi": Verb("rmi", "Remove images"),
+    "logs": Verb("logs", "Show the output of a container"),
+    "inspect": Verb("inspect", "Show all that is known of containers or images, as JSON"),
+    "tag": Verb("tag", "Give an image one more name"),
+    "wait": Verb("wait", "Wait until containers stop, and print their exit codes"),
+    "info": Verb("info", "Show what the hosts have"),
+    "version": Verb("version", "Show the versions of the client and the hosts"),
+    "events": Verb("events", "Show what happens on the hosts"),
+    "volume": Verb("volume", "List and remove volumes"),
+    "host": Verb("host", "Manage the hosts that this client knows"),
+    "pki": Verb("pki", "Make the fleet's CA and certificates"),
+    "completion": Verb("completion", "Print a completion script for a shell"),
+    "container": Verb("container"),
+    "image": Verb("image"),
+    "ls": Verb("ps"),
+}
+
+
+class VerbGroup(TyperGroup):
+    """A group whose commands are modules of `shoalctl.commands`, each with a Typer application named `app`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The verbs of the help."""
+        return [name for name, verb in VERBS.items() if verb.help]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb's command, imported now; None when there is no such verb."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        module = import_module(f"shoalctl.commands.{verb.module}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the base class, but an unknown verb names the close ones without importing any."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], self.list_commands(ctx), 2)
+            hint = f" Did you mean {' or '.join(close)}?" if close else " See 'shoal --help'."
+            ctx.fail(f"{args[0]!r} is not a shoal command.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of verbs, from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items() if verb.help])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; an error becomes one message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except UsageFault as fault:
+            _show(fault)
+            raise typer.Exit(exits.USAGE) from fault
+        except ShoalError as error:
+            _show(error)
+            raise typer.Exit(exits.FAILED) from error
+
+
+app = typer.Typer(
+    name="shoal",
+    cls=VerbGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help"], "max_content_width": 110},
+    epilog="A command asks the hosts that -H, -g, --all or -l name, else SHOAL_HOSTS, else the current default "
+    "(`shoal host use`). The first three also go after the verb.",
+)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    host: Annotated[
+        list[str] | None, typer.Option("-H", "--host", metavar="NAME,...", help="Ask these hosts.", show_default=False)
+    ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("-g", "--group", metavar="GROUP", help="Ask the hosts of a group.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ask all known hosts.")] = False,
+    host_label: Annotated[
+        list[str] | None,
+        typer.Option("-l", "--host-label", metavar="KEY=VALUE", help="Ask the hosts that carry this label."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Time to connect to a host (10).")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="The configuration of the client.")
+    ] = None,
+) -> None:
+    """Command containers and images on many hosts."""
+    ctx.obj = Invocation().extended(
+        hosts=host or (),
+        groups=group or (),
+        everything=everything,
+        labels=host_label or (),
+        timeout=timeout,
+        config=config,
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; never raises for an error of the user or of a host."""
+    try:
+        app(list(arguments), prog_name="shoal")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else exits.FAILED
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    return exits.OK
+
+
+def _show(error: ShoalError) -> None:
+    from shoalctl.render.errors import show_error
+
+    show_error(error)

@@ -1,0 +1,83 @@
+"""What the commands that ask hosts share: target flags after the verb, and a run of the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from functools import cache
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from shoalctl import exits
+from shoalctl.invocation import Invocation
+
+
+def verb_app(help_text: str | None = None) -> typer.Typer:
+    """A Typer application with shoal's settings: plain help, no completion flags of its own."""
+    return typer.Typer(
+        help=help_text,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=help_text is not None,
+        context_settings={"max_content_width": 110},
+    )
+
+
+class HostCommand(TyperCommand):
+    """A command that asks hosts: it takes -H, -g, --all, --host-label and --timeout too; they end up in `ctx.obj`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_target_params())
+
+    def invoke(self, ctx: Any) -> Any:
+        """Move the target flags from the parameters to the invocation, then run."""
+        flags = {param.name: ctx.params.pop(param.name) for param in _target_params()}
+        invocation: Invocation = ctx.obj or Invocation()
+        ctx.obj = invocation.extended(
+            hosts=flags["target_host"] or (),
+            groups=flags["target_group"] or (),
+            everything=bool(flags["target_all"]),
+            labels=flags["target_label"] or (),
+            timeout=flags["target_timeout"],
+        )
+        return super().invoke(ctx)
+
+
+@cache
+def _target_params() -> list[Any]:
+    carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
+    carrier.command()(_targets)
+    return [param for param in typer.main.get_command(carrier).params if param.name != "help"]
+
+
+def _targets(
+    target_host: Annotated[
+        list[str] | None, typer.Option("-H", "--host", metavar="NAME,...", help="Ask these hosts.")
+    ] = None,
+    target_group: Annotated[
+        list[str] | None, typer.Option("-g", "--group", metavar="GROUP", help="Ask the hosts of a group.")
+    ] = None,
+    target_all: Annotated[bool, typer.Option("--all", help="Ask all known hosts.")] = False,
+    target_label: Annotated[
+        list[str] | None,
+        typer.Option("--host-label", metavar="KEY=VALUE", help="Ask the hosts that carry this label."),
+    ] = None,
+    target_timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Time to connect to a host (10).")
+    ] = None,
+) -> None:
+    """Only its signature is of use."""
+
+
+def execute(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run the coroutine of a command to its end and leave with the exit code that it returns; 130 on Ctrl-C."""
+    import asyncio
+
+    try:
+        code = asyncio.run(work)
+    except KeyboardInterrupt:
+        code = exits.INTERRUPTED
+    raise typer.Exit(code)

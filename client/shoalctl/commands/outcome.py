@@ -1,0 +1,50 @@
+"""A fan-out of a command: collect, print errors as they come, and the exit code in the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from shoal.errors import ShoalError
+from shoalctl import exits
+from shoalctl.fleet.result import HostResult
+from shoalctl.render.errors import show_error
+from shoalctl.render.listing import Listing
+
+T = TypeVar("T")
+
+
+async def collected(results: AsyncGenerator[HostResult[T], None], order: Sequence[str]) -> list[HostResult[T]]:
+    """All results, in the order in which the hosts were named."""
+    async with aclosing(results) as stream:
+        found = {result.host: result async for result in stream}
+    return [found[name] for name in order if name in found]
+
+
+def report(results: Sequence[HostResult[T]]) -> int:
+    """Print the errors; the exit code for all of them together."""
+    for result in results:
+        if result.error is not None:
+            show_error(result.error, result.host)
+    return exits.combined(not result.ok for result in results)
+
+
+def presented(
+    listing: Listing, results: Sequence[HostResult[T]], rows: Callable[[str, T], Iterable[dict[str, Any]]]
+) -> int:
+    """Show the rows of the hosts that answered and the errors of the others; the exit code for all of them.
+
+    With `--format json` an error is a row too, with Host, Error and Reason, for programs.
+    """
+    shown = [row for result in results if result.ok for row in rows(result.host, result.get())]
+    if listing.format == "json" and not listing.quiet:
+        shown += [error_row(result.host, result.error) for result in results if result.error is not None]
+    if shown or any(result.ok for result in results):
+        listing.show(shown)
+    return report(results)
+
+
+def error_row(host: str, error: ShoalError) -> dict[str, Any]:
+    """An error as a row."""
+    return {"Host": host, "Error": error.message, "Reason": error.reason, "Hint": error.hint or ""}

@@ -1,0 +1,30 @@
+"""References and platforms of the command line, checked before any host is asked."""
+
+from __future__ import annotations
+
+from shoal.errors import InvalidArgument
+from shoalctl.flags.fault import UsageFault
+
+
+def checked_reference(text: str) -> str:
+    """The reference as it was written, if it can be one. Raises UsageFault."""
+    from shoal.reference import Reference
+
+    try:
+        Reference.parse(text)
+    except InvalidArgument as error:
+        raise UsageFault(f"{text[:160]!r}: {error.message}", hint=error.hint) from error
+    return text
+
+
+def checked_platform(text: str) -> tuple[str, str, str] | None:
+    """System, architecture and variant of `--platform`; None when it is empty. Raises UsageFault."""
+    if not text:
+        return None
+    from shoal.platform import Platform
+
+    try:
+        platform = Platform.parse(text)
+    except InvalidArgument as error:
+        raise UsageFault(error.message, hint=error.hint) from error
+    return platform.os, platform.architecture, platform.variant

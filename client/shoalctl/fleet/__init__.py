@@ -1,0 +1,1 @@
+"""The Fleet library: many hosts, one call, a result for each. It never prints."""

@@ -1,0 +1,87 @@
+"""Many hosts at once: results as they come, one host's failure never the end of the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol, TypeVar, cast
+
+from shoal.errors import ShoalError
+from shoalctl.fleet.result import HostResult
+
+T = TypeVar("T")
+
+AT_ONCE = 64
+"""How many hosts are spoken to at the same time; the others wait their turn."""
+_BUFFER = 256
+
+
+class Named(Protocol):
+    """Something with a host's name."""
+
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+async def each(hosts: Sequence[N], work: Callable[[N], Awaitable[T]]) -> AsyncGenerator[HostResult[T], None]:
+    """One result for each host, in the order in which they finish. Leaving the loop early cancels the rest."""
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(host: N) -> HostResult[T]:
+        async with turns:
+            try:
+                return HostResult(host.name, await work(host))
+            except ShoalError as error:
+                return HostResult(host.name, error=error)
+
+    tasks = [asyncio.create_task(one(host)) for host in hosts]
+    try:
+        for done in asyncio.as_completed(tasks):
+            yield await done
+    finally:
+        await _ended(tasks)
+
+
+async def merged(hosts: Sequence[N], work: Callable[[N], AsyncIterator[T]]) -> AsyncGenerator[HostResult[T], None]:
+    """The items of all hosts' streams as they come; a stream that fails ends with a result that holds the error.
+
+    A slow reader slows the streams down: nothing is buffered without limit.
+    """
+    queue: asyncio.Queue[HostResult[T] | BaseException | None] = asyncio.Queue(_BUFFER)
+
+    async def one(host: N) -> None:
+        try:
+            async with aclosing(cast("AsyncGenerator[T, None]", work(host))) as items:
+                async for item in items:
+                    await queue.put(HostResult(host.name, item))
+        except ShoalError as error:
+            await queue.put(HostResult(host.name, error=error))
+        except Exception as error:  # noqa: BLE001 - handed to the reader, who raises it
+            await queue.put(error)
+        await queue.put(None)
+
+    tasks = [asyncio.create_task(one(host)) for host in hosts]
+    try:
+        open_streams = len(tasks)
+        while open_streams:
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                open_streams -= 1
+            else:
+                yield item
+    finally:
+        await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

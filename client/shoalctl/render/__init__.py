@@ -1,0 +1,1 @@
+"""Everything that the command prints: the only part of the client that writes to standard output and error."""

@@ -1,0 +1,88 @@
+"""Standard output and error: text, bytes, colour, width. Hostile text never reaches a terminal as control codes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import TextIO
+
+_RESET = "\x1b[0m"
+_STYLES = {"red": "\x1b[31m", "yellow": "\x1b[33m", "dim": "\x1b[2m", "bold": "\x1b[1m", "green": "\x1b[32m"}
+_HOSTS = ("\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[35m", "\x1b[34m", "\x1b[96m", "\x1b[92m", "\x1b[93m", "\x1b[95m")
+
+
+def out(text: str, end: str = "\n") -> None:
+    """Write a line to standard output."""
+    _write(sys.stdout, text + end)
+
+
+def err(text: str, end: str = "\n") -> None:
+    """Write a line to standard error."""
+    _write(sys.stderr, text + end)
+
+
+def raw(data: bytes, *, error: bool = False) -> None:
+    """Write bytes as they are, at once."""
+    stream = sys.stderr if error else sys.stdout
+    stream.flush()
+    binary = getattr(stream, "buffer", None)
+    if binary is None:
+        stream.write(data.decode("utf-8", "replace"))
+    else:
+        binary.write(data)
+        binary.flush()
+
+
+def flush() -> None:
+    """Let buffered output go, before a wait."""
+    sys.stdout.flush()
+
+
+def flush_error() -> None:
+    """Let what was written to standard error be seen now."""
+    sys.stderr.flush()
+
+
+def is_terminal(*, error: bool = False) -> bool:
+    """Whether standard output (or error) is a terminal that takes ANSI codes."""
+    stream = sys.stderr if error else sys.stdout
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def colours(*, error: bool = False) -> bool:
+    """Whether to use colour: only on a terminal, and not with NO_COLOR (https://no-color.org)."""
+    return is_terminal(error=error) and not os.environ.get("NO_COLOR")
+
+
+def styled(text: str, style: str, *, error: bool = False) -> str:
+    """The text in a style (red, yellow, green, dim, bold) where colour is wanted."""
+    return f"{_STYLES[style]}{text}{_RESET}" if colours(error=error) else text
+
+
+def host_colour(index: int) -> str:
+    """The ANSI code of the colour for the host with this index."""
+    return _HOSTS[index % len(_HOSTS)]
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def height() -> int:
+    """Rows of the terminal."""
+    return shutil.get_terminal_size((100, 24)).lines
+
+
+def printable(text: str) -> str:
+    """The text without control characters (a name or message from a host can't drive the terminal)."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "replace").decode(encoding))
