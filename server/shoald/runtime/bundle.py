@@ -24,6 +24,8 @@ class Monitored(Struct, frozen=True):
     monitor_pid: int
     monitor_start_time: int
     cgroup_path: str
+    stdin_open: bool
+    terminal: bool
 
 
 @dataclass(frozen=True, slots=True)

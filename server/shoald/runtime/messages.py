@@ -16,19 +16,23 @@ _NOT_FOUND = (
 )
 _NOT_EXECUTABLE = (
     re.compile(r"open executable: (?:Permission denied|Operation not permitted)"),  # crun
-    re.compile(r"exec(?:uting)? container process.* `(?P<name>.*)`: (?:Permission denied|Exec format error|Is a directory)"),
+    re.compile(
+        r"exec(?:uting)? container process.* `(?P<name>.*)`: (?:Permission denied|Exec format error|Is a directory)"
+    ),
     re.compile(r'exec: "(?P<name>.*)": (?:permission denied|is a directory|exec format error|not a directory)'),  # runc
 )
 _WORKDIR = (
     re.compile(r"chdir `(?P<name>.*)`: "),  # crun
-    re.compile(r"(?:mkdir|chdir to cwd \(\"?)(?P<name>/[^\"]*?)(?:\"\) set in config.json)?:? .*not a directory"),  # runc
+    re.compile(
+        r"(?:mkdir|chdir to cwd \(\"?)(?P<name>/[^\"]*?)(?:\"\) set in config.json)?:? .*not a directory"
+    ),  # runc
     re.compile(r"chdir to cwd"),  # runc
 )
 _LIMIT = 4000
 
 
 def runtime_error(message: str, *, command: str, working_dir: str) -> ShoalError:
-    """The error for a runtime's message. Metadata "exit_code" holds what a shell would give: 127, 126, else 125 (Docker's)."""
+    """The error for a runtime's message. Metadata "exit_code" is what Docker's client exits with: 127, 126 or 125."""
     message = message.strip()[-_LIMIT:]
     metadata = {"command": command, "runtime_message": message}
     if any(pattern.search(message) for pattern in _NOT_FOUND):

@@ -65,9 +65,9 @@ class ContainerRuntime(Protocol):
     async def create(self, bundle: Bundle) -> Created:
         """conmon + `RUNTIME create`.
 
-        Raises FailedPrecondition (COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE), InvalidArgument (INVALID_WORKDIR), Internal
-        (RUNTIME_FAILED) with the runtime's message. On failure and on cancellation no process, cgroup or runtime state is
-        left; the bundle directory itself stays for the caller, whose mount it holds, until delete().
+        Raises FailedPrecondition (COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE), InvalidArgument (INVALID_WORKDIR),
+        Internal (RUNTIME_FAILED) with the runtime's message. On failure and on cancellation no process, cgroup or
+        runtime state is left; the bundle directory stays for the caller, whose mount it holds, until delete().
         """
 
     async def start(self, container_id: str) -> None:
@@ -97,8 +97,11 @@ class ContainerRuntime(Protocol):
         """From the pid file, verified alive by start time; None otherwise."""
 
     def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
-        """The container's standard input, for one attached client. Leaving the context ends nothing for the container or
-        for other clients; only close() does. Raises FailedPrecondition (NOT_RUNNING, STDIN_CLOSED)."""
+        """The container's standard input, for one attached client.
+
+        Leaving the context ends nothing for the container or for other clients; only close() does. Raises
+        FailedPrecondition (NOT_RUNNING, STDIN_CLOSED).
+        """
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size. Raises FailedPrecondition (NOT_RUNNING)."""

@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 async def uncancelled(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
-    """Await `work` to its end; its result, and whether a cancellation arrived meanwhile (for the caller to raise again).
+    """Await `work` to its end; its result, and whether a cancellation arrived meanwhile, for the caller to raise.
 
     What `work` raises is raised, cancelled or not: the caller has cleaned up nothing yet.
     """

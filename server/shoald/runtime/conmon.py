@@ -1,0 +1,244 @@
+"""The container runtime of real hosts: conmon with crun or runc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
+from shoald.host.pid import process_alive, process_start_time, send_signal, wait_process
+from shoald.host.process import run
+from shoald.runtime import cgroup
+from shoald.runtime.attach import StdinConnections
+from shoald.runtime.bundle import ContainerFiles, Monitored, RunDirectory
+from shoald.runtime.exits import ExitWatch
+from shoald.runtime.messages import errors_in, runtime_error
+from shoald.runtime.monitor import Monitor, Report, end_monitor, kill_monitor, monitor_identity
+from shoald.runtime.ports import Bundle, Created, Exit, StdinWriter
+from shoald.runtime.probe import OciRuntime
+from shoald.runtime.uncancelled import uncancelled
+from shoald.runtime.workdir import check_working_dir
+
+_START_SECONDS = 60.0
+_DELETE_SECONDS = 30.0
+_MAX_TERMINAL = 1000
+_LONGEST_RUN_DIR = 80
+
+
+class ConmonRuntime:
+    """Implements `ContainerRuntime`. `run_dir` is a directory of ours alone, on a tmpfs."""
+
+    def __init__(self, runtime: OciRuntime, *, conmon: str, run_dir: Path) -> None:
+        if len(os.fsencode(run_dir)) > _LONGEST_RUN_DIR:
+            message = (
+                f"the run directory {run_dir} is longer than {_LONGEST_RUN_DIR} bytes: sockets in it would not work"
+            )
+            raise InvalidArgument(message, reason="RUN_DIR_TOO_LONG")
+        self._runtime = runtime
+        self._directory = RunDirectory(run_dir)
+        self._directory.prepare()
+        self._monitor = Monitor(conmon, runtime.path, runtime.arguments, self._directory)
+        self._stdin = StdinConnections(self._directory)
+        self._commands: dict[str, tuple[str, str]] = {}
+
+    @property
+    def name(self) -> str:
+        """Path of the OCI runtime in use."""
+        return self._runtime.path
+
+    def bundle_dir(self, container_id: str) -> Path:
+        """The container's directory, made if missing."""
+        files = self._directory.container(container_id)
+        files.make()
+        return files.directory
+
+    async def create(self, bundle: Bundle) -> Created:
+        """conmon + `RUNTIME create`; see the protocol."""
+        files = self._directory.container(bundle.container_id)
+        check_working_dir(bundle.rootfs, bundle.config)
+        process = bundle.config["process"]
+        self._commands[bundle.container_id] = ((process["args"] or [""])[0], process["cwd"])
+        created, cancelled = await uncancelled(self._create(bundle, files))
+        if cancelled:
+            await uncancelled(self._discard(files, str(bundle.config["linux"]["cgroupsPath"])))
+            raise asyncio.CancelledError
+        return created
+
+    async def _create(self, bundle: Bundle, files: ContainerFiles) -> Created:
+        cgroup_path = str(bundle.config["linux"]["cgroupsPath"])
+        files.make()
+        if (self._directory.runtime_root / bundle.container_id).exists() or files.monitored() is not None:
+            await self._discard(files, cgroup_path)
+        files.clear()
+        files.write_config(bundle.config)
+        try:
+            report = await self._monitor.create(bundle, files)
+            if report.data <= 0:
+                raise self._failure(bundle.container_id, self._runtime_message(files, report))
+            return self._note(files, report.data, bundle)
+        except BaseException:
+            await self._discard(files, cgroup_path)
+            raise
+
+    def _note(self, files: ContainerFiles, pid: int, bundle: Bundle) -> Created:
+        start_time = process_start_time(pid)
+        monitor = monitor_identity(files, self._monitor.program)
+        if start_time is None or monitor is None:
+            raise Internal("the container ended before it was started", reason="RUNTIME_FAILED")
+        cgroup_path = str(bundle.config["linux"]["cgroupsPath"])
+        files.write_monitored(Monitored(pid, start_time, *monitor, cgroup_path, bundle.stdin_open, bundle.tty))
+        return Created(pid, start_time)
+
+    def _runtime_message(self, files: ContainerFiles, report: Report) -> str:
+        try:
+            logged = errors_in(files.runtime_log.read_bytes())
+        except FileNotFoundError:
+            logged = ""
+        return logged or report.message
+
+    def _failure(self, container_id: str, message: str) -> ShoalError:
+        command, working_dir = self._commands.get(container_id, ("", ""))
+        return runtime_error(message, command=command, working_dir=working_dir)
+
+    async def start(self, container_id: str) -> None:
+        """`RUNTIME start`; see the protocol."""
+        _, cancelled = await uncancelled(self._start(self._directory.container(container_id)))
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _start(self, files: ContainerFiles) -> None:
+        argv = [self._runtime.path, *self._options(), "start", files.container_id]
+        try:
+            completed = await run(argv, check=False, cwd="/", timeout=_START_SECONDS)
+            if completed.returncode != 0:
+                raise self._failure(files.container_id, completed.stderr.decode(errors="replace"))
+        except BaseException:
+            await self._discard(files, "")
+            raise
+        self._commands.pop(files.container_id, None)
+
+    def _options(self) -> list[str]:
+        return [f"--root={self._directory.runtime_root}", *self._runtime.arguments]
+
+    async def kill(self, container_id: str, signal: int) -> bool:
+        """Signal the first process by pidfd; False when it no longer runs."""
+        running = self._directory.container(container_id).monitored()
+        return running is not None and send_signal(running.pid, running.start_time, signal)
+
+    async def kill_all(self, container_id: str) -> None:
+        """SIGKILL the first process, with which its pid namespace ends, and whatever else is in the cgroup."""
+        running = self._directory.container(container_id).monitored()
+        if running is None:
+            return
+        send_signal(running.pid, running.start_time, signal.SIGKILL)
+        _kill_cgroup(running.cgroup_path)
+
+    async def delete(self, container_id: str) -> None:
+        """End what runs and remove all but a mounted root file system; see the protocol."""
+        files = self._directory.container(container_id)
+        _, cancelled = await uncancelled(self._delete(files))
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _delete(self, files: ContainerFiles) -> None:
+        await self._discard(files, "")
+        files.remove()
+
+    async def _discard(self, files: ContainerFiles, cgroup_path: str) -> None:
+        """Undo create and start, whatever of them was done; the bundle directory stays."""
+        self._stdin.drop(files.container_id)
+        self._commands.pop(files.container_id, None)
+        noted = files.monitored()
+        monitor = (noted.monitor_pid, noted.monitor_start_time) if noted else None
+        monitor = monitor or monitor_identity(files, self._monitor.program)
+        cgroup_path = cgroup_path or (noted.cgroup_path if noted else "")
+        if noted is None and monitor is not None:
+            # Creation did not come to its end: conmon may still be running the runtime.
+            kill_monitor(*monitor)
+        if (self._directory.runtime_root / files.container_id).exists():
+            argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
+            await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
+        if noted is not None:
+            send_signal(noted.pid, noted.start_time, signal.SIGKILL)
+            await wait_process(noted.pid, noted.start_time)
+        if monitor is not None:
+            await end_monitor(*monitor)
+        await _empty_cgroup(cgroup_path)
+        files.clear()
+        self._forget_runtime_state(files.container_id)
+
+    def _forget_runtime_state(self, container_id: str) -> None:
+        """Remove a state directory that the runtime left behind (a killed `create`)."""
+        state = self._directory.runtime_root / container_id
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in state.iterdir():
+                entry.unlink()
+            state.rmdir()
+
+    def exit_of(self, container_id: str) -> Exit | None:
+        """From the exit file; None while it runs, or when it was never created."""
+        files = self._directory.container(container_id)
+        try:
+            with files.exit_file.open("rb") as file:
+                text, finished_at_ns = file.read(32), os.fstat(file.fileno()).st_mtime_ns
+            exit_code = int(text)
+        except (FileNotFoundError, ValueError):
+            return None
+        noted = files.monitored()
+        oom = files.oom_seen() or (noted is not None and cgroup.oom_killed(noted.cgroup_path))
+        return Exit(container_id, exit_code, oom, finished_at_ns)
+
+    def exits(self) -> AsyncIterator[Exit]:
+        """Exits from now on."""
+        return ExitWatch(self._directory.exits, self.exit_of)
+
+    def running_pid(self, container_id: str) -> Created | None:
+        """The first process, verified alive by start time; None otherwise."""
+        noted = self._directory.container(container_id).monitored()
+        if noted is None or not process_alive(noted.pid, noted.start_time):
+            return None
+        return Created(noted.pid, noted.start_time)
+
+    def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
+        """The container's standard input, for one attached client."""
+        return self._stdin.attach(container_id)
+
+    async def resize(self, container_id: str, rows: int, columns: int) -> None:
+        """Set the terminal's size, at most 1000 by 1000."""
+        rows, columns = (max(0, min(value, _MAX_TERMINAL)) for value in (rows, columns))
+        path = self._directory.container(container_id).directory / "ctl"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENXIO):
+                raise
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING") from None
+        try:
+            os.write(fd, b"1 %d %d\n" % (rows, columns))
+        finally:
+            os.close(fd)
+
+
+def _kill_cgroup(cgroup_path: str) -> None:
+    for pid in cgroup.processes(cgroup_path):
+        start_time = process_start_time(pid)
+        if start_time is not None and pid in cgroup.processes(cgroup_path):
+            send_signal(pid, start_time, signal.SIGKILL)
+
+
+async def _empty_cgroup(cgroup_path: str) -> None:
+    """Kill what is left in the cgroup (a runtime's half-made init) and remove it."""
+    if not cgroup_path:
+        return
+    for pid in cgroup.processes(cgroup_path):
+        start_time = process_start_time(pid)
+        if start_time is not None:
+            send_signal(pid, start_time, signal.SIGKILL)
+            await wait_process(pid, start_time)
+    cgroup.remove(cgroup_path)
