@@ -1,0 +1,145 @@
+"""Proto <-> domain for images and builds."""
+
+from __future__ import annotations
+
+import re
+
+from shoal.reference import Reference
+from shoal.v1 import image_pb2 as pb
+from shoald.api.checks import invalid, required
+from shoald.api.codec_common import (
+    credentials_of,
+    platform,
+    platform_of,
+    progress,
+    timestamp,
+    timestamp_of_text,
+)
+from shoald.engine.ports import BuildEvent, Pushed
+from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.image import Image, Progress
+
+_MAX_DOCKERFILE_BYTES = 2 << 20
+_TARGET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+
+
+def canonical(reference: str) -> str:
+    """The reference with domain and tag. Raises InvalidArgument (INVALID_REFERENCE)."""
+    return str(Reference.parse(required("reference", reference)).with_default_tag())
+
+
+def image(value: Image, containers: int) -> pb.Image:
+    """As lists show it; `containers` use it."""
+    return pb.Image(
+        id=value.id,
+        tags=value.tags,
+        repo_digests=value.repo_digests,
+        created_at=timestamp(value.created_at),
+        size_bytes=value.size_bytes,
+        platform=platform(value.config.platform),
+        labels=value.config.defaults.labels or {},
+        manifest_digest=value.manifest_digest,
+        containers=containers,
+    )
+
+
+def details(value: Image, raw: bytes, containers: int) -> pb.ImageServiceInspectResponse:
+    """For inspect."""
+    defaults = value.config.defaults
+    return pb.ImageServiceInspectResponse(
+        image=image(value, containers),
+        author=value.config.author,
+        config=pb.ImageServiceInspectResponse.Config(
+            user=defaults.user,
+            env=defaults.env or (),
+            entrypoint=defaults.entrypoint or (),
+            cmd=defaults.cmd or (),
+            working_dir=defaults.working_dir,
+            exposed_ports=sorted(defaults.exposed_ports or ()),
+            volumes=sorted(defaults.volumes or ()),
+            stop_signal=defaults.stop_signal,
+            labels=defaults.labels or {},
+        ),
+        diff_ids=value.config.rootfs.diff_ids,
+        history=[
+            pb.ImageServiceInspectResponse.History(
+                created_at=timestamp_of_text(entry.created),
+                created_by=entry.created_by,
+                comment=entry.comment,
+                empty_layer=entry.empty_layer,
+            )
+            for entry in value.config.history or ()
+        ],
+        raw_config=raw,
+    )
+
+
+def pushed(value: Pushed) -> pb.ImageServicePushResponse.Pushed:
+    """As a message."""
+    return pb.ImageServicePushResponse.Pushed(
+        reference=value.reference, digest=value.digest, size_bytes=value.size_bytes
+    )
+
+
+def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
+    """Raises InvalidArgument (INVALID_FIELD, INVALID_REFERENCE, INVALID_PLATFORM)."""
+    if not start.dockerfile:
+        raise invalid("dockerfile", "is empty")
+    if len(start.dockerfile) > _MAX_DOCKERFILE_BYTES:
+        raise invalid("dockerfile", f"is larger than {_MAX_DOCKERFILE_BYTES} bytes")
+    if start.target and not _TARGET.fullmatch(start.target):
+        raise invalid("target", f"{start.target[:80]!r} is not the name or number of a stage")
+    if start.network not in ("", "bridge", "none", "host"):
+        raise invalid("network", f"{start.network[:80]!r} is not bridge, host or none")
+    for key in start.build_args:
+        if not key or "=" in key:
+            raise invalid("build_args", f"{key[:80]!r} is not a name")
+    if "" in start.labels:
+        raise invalid("labels", "a label has no key")
+    return BuildRequest(
+        dockerfile=start.dockerfile,
+        dockerfile_name=start.dockerfile_name or "Dockerfile",
+        tags=tuple(canonical(tag) for tag in start.tags),
+        build_args=dict(start.build_args),
+        target=start.target or None,
+        no_cache=start.no_cache,
+        labels=dict(start.labels),
+        platform=platform_of(start.platform),
+        pull=start.pull,
+        credentials=credentials_of(start.credentials),
+        network=start.network or "bridge",
+    )
+
+
+def build_event(value: BuildEvent) -> pb.BuildEvent:
+    """As a message."""
+    event = pb.BuildEvent(cursor=value.cursor, time=timestamp(value.time))
+    body = value.body
+    if isinstance(body, StepStarted):
+        event.step_started.CopyFrom(
+            pb.BuildEvent.StepStarted(
+                step_id=body.step_id,
+                stage=body.stage,
+                number=body.number,
+                total=body.total,
+                text=body.text,
+                start_line=body.start_line,
+                end_line=body.end_line,
+            )
+        )
+    elif isinstance(body, StepLog):
+        stream = pb.BuildEvent.StepLog.STREAM_STDERR if body.stderr else pb.BuildEvent.StepLog.STREAM_STDOUT
+        event.step_log.CopyFrom(pb.BuildEvent.StepLog(step_id=body.step_id, stream=stream, data=body.data))
+    elif isinstance(body, StepFinished):
+        event.step_finished.CopyFrom(
+            pb.BuildEvent.StepFinished(step_id=body.step_id, cached=body.cached, error=body.error)
+        )
+    elif isinstance(body, BuildWarning):
+        event.warning.CopyFrom(
+            pb.BuildEvent.Warning(
+                rule=body.rule, message=body.message, start_line=body.start_line, end_line=body.end_line
+            )
+        )
+    elif isinstance(body, Progress):
+        event.progress.CopyFrom(progress(body))
+    return event

@@ -1,0 +1,230 @@
+"""Proto <-> domain for what a container is to be, with all checks that need no more than the request itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from shoal.platform import Platform
+from shoal.v1 import container_pb2 as pb
+from shoald.api.checks import invalid, required
+from shoald.api.codec_common import duration, platform, platform_of, seconds_of
+from shoald.model.container import (
+    ContainerSpec,
+    Mount,
+    MountKind,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+    RestartPolicyName,
+)
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?")
+_VARIABLE = re.compile(r"[^=]+=.*", re.DOTALL)
+_MAX_PORT = 65535
+_MAX_MODE = 0o7777
+
+_POLICIES = {
+    pb.RESTART_POLICY_NAME_UNSPECIFIED: RestartPolicyName.NO,
+    pb.RESTART_POLICY_NAME_NO: RestartPolicyName.NO,
+    pb.RESTART_POLICY_NAME_ON_FAILURE: RestartPolicyName.ON_FAILURE,
+    pb.RESTART_POLICY_NAME_ALWAYS: RestartPolicyName.ALWAYS,
+    pb.RESTART_POLICY_NAME_UNLESS_STOPPED: RestartPolicyName.UNLESS_STOPPED,
+}
+_POLICY_NUMBERS = {name: number for number, name in _POLICIES.items()}
+_KINDS = {
+    pb.Mount.KIND_BIND: MountKind.BIND,
+    pb.Mount.KIND_VOLUME: MountKind.VOLUME,
+    pb.Mount.KIND_TMPFS: MountKind.TMPFS,
+}
+KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+_PROTOCOLS = {
+    pb.PortMapping.PROTOCOL_UNSPECIFIED: "tcp",
+    pb.PortMapping.PROTOCOL_TCP: "tcp",
+    pb.PortMapping.PROTOCOL_UDP: "udp",
+}
+_PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOLS.items()}
+
+
+def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
+    """The request as a domain record. Raises InvalidArgument (INVALID_FIELD, INVALID_PLATFORM)."""
+    _check_texts(message)
+    policy = _policy_of(message.restart_policy)
+    if message.auto_remove and policy.name is not RestartPolicyName.NO:
+        raise invalid("spec.auto_remove", "can't be combined with a restart policy")
+    wanted = platform_of(message.platform)
+    return ContainerSpec(
+        image=required("spec.image", message.image),
+        name=message.name,
+        command=tuple(message.command),
+        entrypoint=tuple(message.entrypoint) if message.entrypoint_set or message.entrypoint else None,
+        env=tuple(message.env),
+        working_dir=message.working_dir,
+        user=message.user,
+        hostname=message.hostname,
+        labels=dict(message.labels),
+        tty=message.tty,
+        stdin_open=message.stdin_open,
+        read_only=message.read_only,
+        network=message.network or "bridge",
+        ports=_ports_of(message),
+        mounts=_mounts_of(message),
+        resources=_resources_of(message.resources),
+        restart_policy=policy,
+        auto_remove=message.auto_remove,
+        init=message.init,
+        stop_signal=message.stop_signal,
+        stop_timeout_s=seconds_of("spec.stop_timeout", message.stop_timeout)
+        if message.HasField("stop_timeout")
+        else None,
+        userns=message.userns,
+        platform=str(wanted) if wanted else "",
+    )
+
+
+def _check_texts(message: pb.ContainerSpec) -> None:
+    if message.name and not _NAME.fullmatch(message.name):
+        raise invalid("spec.name", f"{message.name[:80]!r} is not a name: [a-zA-Z0-9][a-zA-Z0-9_.-]*, 128 at most")
+    if message.hostname and not _HOSTNAME.fullmatch(message.hostname):
+        raise invalid(
+            "spec.hostname", f"{message.hostname[:80]!r} is not a host name: letters, digits, . and -, 64 at most"
+        )
+    if message.working_dir and not message.working_dir.startswith("/"):
+        raise invalid("spec.working_dir", f"{message.working_dir[:80]!r} is not an absolute path")
+    if message.network not in ("", "bridge", "host", "none"):
+        raise invalid("spec.network", f"{message.network[:80]!r} is not bridge, host or none")
+    if message.userns not in ("", "host"):
+        raise invalid("spec.userns", f"{message.userns[:80]!r} is neither empty nor host")
+    for variable in message.env:
+        if not _VARIABLE.fullmatch(variable):
+            raise invalid("spec.env", f"{variable[:80]!r} is not KEY=value")
+    if "" in message.labels:
+        raise invalid("spec.labels", "a label has no key")
+
+
+def _policy_of(message: pb.RestartPolicy) -> RestartPolicy:
+    name = _POLICIES[message.name]
+    if message.max_retries < 0 or (message.max_retries and name is not RestartPolicyName.ON_FAILURE):
+        raise invalid("spec.restart_policy.max_retries", "must be 0 or more, and goes with on-failure only")
+    return RestartPolicy(name, message.max_retries)
+
+
+def _ports_of(message: pb.ContainerSpec) -> tuple[PortMapping, ...]:
+    if message.ports and message.network not in ("", "bridge"):
+        raise invalid("spec.ports", f"ports can't be published with the network {message.network}")
+    return tuple(_port_of(port) for port in message.ports)
+
+
+def _port_of(message: pb.PortMapping) -> PortMapping:
+    if not 1 <= message.container_port <= _MAX_PORT:
+        raise invalid("spec.ports.container_port", f"{message.container_port} is not 1 to {_MAX_PORT}")
+    if message.host_port > _MAX_PORT:
+        raise invalid("spec.ports.host_port", f"{message.host_port} is not 0 to {_MAX_PORT}")
+    if message.host_ip:
+        try:
+            ipaddress.IPv4Address(message.host_ip)
+        except ValueError:
+            raise invalid("spec.ports.host_ip", f"{message.host_ip[:80]!r} is not an IPv4 address") from None
+    return PortMapping(message.container_port, message.host_ip, message.host_port, _PROTOCOLS[message.protocol])
+
+
+def _mounts_of(message: pb.ContainerSpec) -> tuple[Mount, ...]:
+    mounts = tuple(_mount_of(mount) for mount in message.mounts)
+    targets = [mount.target.rstrip("/") for mount in mounts]
+    for target in targets:
+        if targets.count(target) > 1:
+            raise invalid("spec.mounts.target", f"{target!r} is mounted twice")
+    return mounts
+
+
+def _mount_of(message: pb.Mount) -> Mount:
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        raise invalid("spec.mounts.kind", "is missing")
+    if not message.target.startswith("/") or not message.target.strip("/"):
+        raise invalid("spec.mounts.target", f"{message.target[:80]!r} is not an absolute path below /")
+    if kind is MountKind.BIND and not message.source.startswith("/"):
+        raise invalid("spec.mounts.source", f"{message.source[:80]!r} is not an absolute path on the host")
+    if kind is MountKind.TMPFS and message.source:
+        raise invalid("spec.mounts.source", "a tmpfs has none")
+    sized = message.tmpfs_size_bytes or message.tmpfs_mode
+    if message.tmpfs_size_bytes < 0 or message.tmpfs_mode > _MAX_MODE or (sized and kind is not MountKind.TMPFS):
+        raise invalid("spec.mounts", "size must be 0 or more, mode at most 7777, and both go with tmpfs only")
+    return Mount(
+        kind=kind,
+        target=message.target,
+        source=message.source,
+        read_only=message.read_only,
+        tmpfs_size_bytes=message.tmpfs_size_bytes,
+        tmpfs_mode=message.tmpfs_mode,
+    )
+
+
+def _resources_of(message: pb.Resources) -> Resources:
+    if message.memory_bytes < 0:
+        raise invalid("spec.resources.memory_bytes", "must be 0 (no limit) or more")
+    if message.nano_cpus < 0:
+        raise invalid("spec.resources.nano_cpus", "must be 0 (no limit) or more")
+    if message.pids_limit < -1:
+        raise invalid("spec.resources.pids_limit", "must be -1 (no limit), 0 (the host's default) or more")
+    return Resources(message.memory_bytes, message.nano_cpus, message.pids_limit)
+
+
+def spec(value: ContainerSpec) -> pb.ContainerSpec:
+    """As a message."""
+    message = pb.ContainerSpec(
+        name=value.name,
+        image=value.image,
+        command=value.command,
+        entrypoint=value.entrypoint or (),
+        entrypoint_set=value.entrypoint is not None,
+        env=value.env,
+        working_dir=value.working_dir,
+        user=value.user,
+        hostname=value.hostname,
+        labels=value.labels,
+        tty=value.tty,
+        stdin_open=value.stdin_open,
+        read_only=value.read_only,
+        network=value.network,
+        ports=[port(each) for each in value.ports],
+        mounts=[_mount(each) for each in value.mounts],
+        resources=pb.Resources(
+            memory_bytes=value.resources.memory_bytes,
+            nano_cpus=value.resources.nano_cpus,
+            pids_limit=value.resources.pids_limit,
+        ),
+        restart_policy=pb.RestartPolicy(
+            name=_POLICY_NUMBERS[value.restart_policy.name], max_retries=value.restart_policy.max_retries
+        ),
+        auto_remove=value.auto_remove,
+        init=value.init,
+        stop_signal=value.stop_signal,
+        userns=value.userns,
+        platform=platform(Platform.parse(value.platform)) if value.platform else None,
+    )
+    if value.stop_timeout_s is not None:
+        message.stop_timeout.CopyFrom(duration(value.stop_timeout_s))
+    return message
+
+
+def port(value: PortMapping) -> pb.PortMapping:
+    """As a message."""
+    return pb.PortMapping(
+        host_ip=value.host_ip,
+        host_port=value.host_port,
+        container_port=value.container_port,
+        protocol=_PROTOCOL_NUMBERS[value.protocol],
+    )
+
+
+def _mount(value: Mount) -> pb.Mount:
+    return pb.Mount(
+        kind=KIND_NUMBERS[value.kind],
+        source=value.source,
+        target=value.target,
+        read_only=value.read_only,
+        tmpfs_size_bytes=value.tmpfs_size_bytes,
+        tmpfs_mode=value.tmpfs_mode,
+    )

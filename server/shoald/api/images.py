@@ -1,0 +1,134 @@
+"""shoal.v1.ImageService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from shoal.errors import Cancelled, InvalidArgument
+from shoal.v1 import image_pb2 as pb
+from shoal.v1 import image_pb2_grpc
+from shoald.api.checks import invalid, operation_id, required
+from shoald.api.codec_common import credentials_of, labels_of, platform_of, progress
+from shoald.api.codec_image import build_event, build_request_of, canonical, details, image, pushed
+from shoald.api.gate import note
+from shoald.api.streams import Context, closing, send_all
+from shoald.engine.ports import BuildEvent, Engine, Pushed
+from shoald.model.image import Image, Progress
+
+_MAX_CHUNK_BYTES = 1 << 20
+_TAR_END = bytes(1024)
+"""POSIX ustar: an archive ends with two blocks of zeros."""
+
+
+class ImageService(image_pb2_grpc.ImageServiceServicer):
+    """Thin: decode, call the engine, encode."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Pull(self, request: pb.ImageServicePullRequest, context: Context) -> None:  # type: ignore[override]
+        request_id = operation_id(request.request_id)
+        reference = canonical(request.reference)
+        items = self._engine.pull(
+            request_id, request.reference, platform_of(request.platform), credentials_of(request.credentials)
+        )
+        started = pb.ImageServicePullResponse.Started(request_id=request_id, reference=reference)
+        await context.write(pb.ImageServicePullResponse(started=started))
+        await send_all(context, items, self._pull_event)
+
+    async def Push(self, request: pb.ImageServicePushRequest, context: Context) -> None:  # type: ignore[override]
+        request_id = operation_id(request.request_id)
+        reference = canonical(request.reference)
+        items = self._engine.push(request_id, request.reference, credentials_of(request.credentials))
+        started = pb.ImageServicePushResponse.Started(request_id=request_id, reference=reference)
+        await context.write(pb.ImageServicePushResponse(started=started))
+        await send_all(context, items, _push_event)
+
+    async def Build(self, requests: AsyncIterator[pb.ImageServiceBuildRequest], context: Context) -> None:  # type: ignore[override]
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise invalid("start", "must be the first message")
+        note(first.start)
+        request_id = operation_id(first.start.request_id)
+        request = build_request_of(first.start)
+        started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
+        await context.write(pb.ImageServiceBuildResponse(started=started))
+        async with closing(_context_chunks(requests, context)) as chunks:
+            items = self._engine.build(request_id, request, chunks)
+            await send_all(context, items, self._build_message)
+
+    async def FollowBuild(self, request: pb.ImageServiceFollowBuildRequest, context: Context) -> None:  # type: ignore[override]
+        if request.cursor < 0:
+            raise invalid("cursor", "must be 0 or more")
+        request_id = operation_id(required("request_id", request.request_id))
+        await send_all(context, self._engine.follow_build(request_id, request.cursor), self._follow_message)
+
+    async def List(self, request: pb.ImageServiceListRequest, context: Context) -> None:  # type: ignore[override]
+        images = await self._engine.list_images(request.reference, labels_of(request.labels), request.dangling)
+        for each in images:
+            await context.write(pb.ImageServiceListResponse(image=self._image(each)))
+
+    async def Inspect(self, request: pb.ImageServiceInspectRequest, context: Context) -> pb.ImageServiceInspectResponse:
+        found, raw = await self._engine.inspect_image(required("name", request.name))
+        return details(found, raw, self._engine.image_users(found.id))
+
+    async def Tag(self, request: pb.ImageServiceTagRequest, context: Context) -> pb.ImageServiceTagResponse:
+        await self._engine.tag_image(required("source", request.source), required("target", request.target))
+        return pb.ImageServiceTagResponse()
+
+    async def Remove(self, request: pb.ImageServiceRemoveRequest, context: Context) -> pb.ImageServiceRemoveResponse:
+        untagged, deleted = await self._engine.remove_image(required("name", request.name), request.force)
+        return pb.ImageServiceRemoveResponse(untagged=untagged, deleted=deleted)
+
+    def _image(self, value: Image) -> pb.Image:
+        return image(value, self._engine.image_users(value.id))
+
+    def _pull_event(self, item: Progress | Image) -> pb.ImageServicePullResponse:
+        if isinstance(item, Image):
+            return pb.ImageServicePullResponse(image=self._image(item))
+        return pb.ImageServicePullResponse(progress=progress(item))
+
+    def _build_message(self, item: BuildEvent | Image) -> pb.ImageServiceBuildResponse:
+        if isinstance(item, Image):
+            return pb.ImageServiceBuildResponse(image=self._image(item))
+        return pb.ImageServiceBuildResponse(event=build_event(item))
+
+    def _follow_message(self, item: BuildEvent | Image) -> pb.ImageServiceFollowBuildResponse:
+        if isinstance(item, Image):
+            return pb.ImageServiceFollowBuildResponse(image=self._image(item))
+        return pb.ImageServiceFollowBuildResponse(event=build_event(item))
+
+
+def _push_event(item: Progress | Pushed) -> pb.ImageServicePushResponse:
+    if isinstance(item, Pushed):
+        return pb.ImageServicePushResponse(pushed=pushed(item))
+    return pb.ImageServicePushResponse(progress=progress(item))
+
+
+async def _context_chunks(
+    requests: AsyncIterator[pb.ImageServiceBuildRequest], context: Context
+) -> AsyncIterator[bytes]:
+    """The context's bytes. A stream that was cut looks like one that ended: the archive's end mark tells them apart.
+
+    Raises Cancelled (CONTEXT_TRUNCATED), InvalidArgument (INVALID_FIELD).
+    """
+    tail = b""
+    async for message in requests:
+        if message.WhichOneof("message") != "context_chunk":
+            raise invalid("message", "only context_chunk may follow start")
+        chunk = message.context_chunk
+        if len(chunk) > _MAX_CHUNK_BYTES:
+            raise InvalidArgument(
+                f"context_chunk: has {len(chunk)} bytes, more than {_MAX_CHUNK_BYTES}",
+                reason="INVALID_FIELD",
+                metadata={"field": "context_chunk"},
+            )
+        if chunk:
+            tail = (tail + chunk)[-len(_TAR_END) :]
+            yield chunk
+    if context.cancelled() or (tail and tail != _TAR_END):
+        raise Cancelled(
+            "the build's context ended before its archive was complete",
+            reason="CONTEXT_TRUNCATED",
+            hint="the connection was lost while the context was sent; start the build again",
+        )
