@@ -23,6 +23,7 @@ from shoald.host.files import sync_directory
 from shoald.host.syscall import translated
 
 CHUNK = 1 << 20
+_TRASH = ".trash-"
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ class LocalContent:
         with translated("make content directory"):
             for directory in (root, self._ingest, *(self._blobs / algorithm for algorithm in HEX_LENGTH)):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for left in self._ingest.glob(f"{_TRASH}*"):
+                left.unlink()
 
     def path(self, digest: Digest) -> Path | None:
         """Path of the read-only file, or None."""
@@ -81,7 +84,7 @@ class LocalContent:
         path) when the first one did it. Raises ResourceExhausted (DISK_FULL).
         """
         async with self._exclusive(digest):
-            ingest = LocalIngest(digest, size, self._ingest / f"{digest.algorithm}-{digest.hex}", self._blob(digest))
+            ingest = LocalIngest(digest, size, self._partial(digest), self._blob(digest))
             try:
                 await ingest.open()
                 yield ingest
@@ -95,24 +98,36 @@ class LocalContent:
                 offset += len(chunk)
                 yield chunk
 
-    async def delete(self, digest: Digest) -> None:
-        """Delete blob and partial; missing is fine. Waits for a writer of the same digest."""
+    async def delete(self, digest: Digest, *, unless: Callable[[], bool] | None = None) -> bool:
+        """Delete blob and partial; see ContentStore."""
         async with self._exclusive(digest):
-            for path in (self._blob(digest), self._ingest / f"{digest.algorithm}-{digest.hex}"):
-                # Freeing a large file takes a while.
-                await _in_thread("delete blob", functools.partial(path.unlink, missing_ok=True))
+            if unless is not None and unless():
+                return False
+            gone = []
+            for path in (self._blob(digest), self._partial(digest)):
+                # A rename is short; freeing a large file takes a while, hence the thread.
+                trash = self._ingest / f"{_TRASH}{path.name}"
+                with translated("delete blob"), contextlib.suppress(FileNotFoundError):
+                    path.rename(trash)
+                    gone.append(trash)
+            for trash in gone:
+                await _in_thread("delete blob", functools.partial(trash.unlink, missing_ok=True))
+            return bool(gone)
 
     def digests(self) -> list[Digest]:
         """All blobs there are."""
         return [digest for algorithm in HEX_LENGTH for digest in _named(self._blobs / algorithm, algorithm + ":")]
 
-    def partial(self) -> list[Digest]:
-        """Digests of which a partial file is left and nobody writes now."""
+    def partials(self) -> list[Digest]:
+        """Digests of which a part is left for a resume, and nobody writes now."""
         found = (d for algorithm in HEX_LENGTH for d in _named(self._ingest, f"{algorithm}:", f"{algorithm}-"))
         return [digest for digest in found if digest not in self._locks]
 
     def _blob(self, digest: Digest) -> Path:
         return self._blobs / digest.algorithm / digest.hex
+
+    def _partial(self, digest: Digest) -> Path:
+        return self._ingest / f"{digest.algorithm}-{digest.hex}"
 
     @contextlib.contextmanager
     def _open(self, digest: Digest) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -50,8 +50,15 @@ class ContentStore(Protocol):
     def stream(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
         """The blob in chunks of 1 MiB."""
 
-    async def delete(self, digest: Digest) -> None:
-        """Delete; missing is fine."""
+    async def delete(self, digest: Digest, *, unless: Callable[[], bool] | None = None) -> bool:
+        """Delete blob and partial; False when there was none. Waits for a writer of the same digest.
+
+        `unless` is asked at the last moment, and nothing is awaited between its answer and the disappearance: who takes
+        a lease on a digest and then looks whether the blob exists never loses it to the collector.
+        """
 
     def digests(self) -> list[Digest]:
         """All blobs there are (for garbage collection)."""
+
+    def partials(self) -> list[Digest]:
+        """Digests of which a part is left for a resume, and nobody writes now."""

@@ -15,6 +15,7 @@ from shoald.metadata.endpoints import Addresses, Ports
 from shoald.metadata.events import Events
 from shoald.metadata.images import Images
 from shoald.metadata.leases import Leases
+from shoald.metadata.references import References
 from shoald.metadata.snapshots import Snapshots
 from shoald.metadata.volumes import Volumes
 
@@ -61,6 +62,7 @@ class Metadata:
         self.addresses = Addresses(database)
         self.ports = Ports(database)
         self.cache = Cache(database)
+        self.references = References(database)
         self.volumes = Volumes(database)
         self.events = Events(database)
 

@@ -24,7 +24,7 @@ from shoald.host.overlayfs import LowerLayer, overlay
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree, tree_size
 from shoald.host.userns import IdMap, UserNamespaces
-from shoald.metadata import Metadata
+from shoald.metadata import HoldKind, Metadata
 from shoald.metadata.rows import now
 from shoald.model.snapshot import Snapshot
 
@@ -52,18 +52,18 @@ class OverlaySnapshotter:
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._empty.mkdir(exist_ok=True, mode=0o755)
 
-    async def create_layer(self, parent_id: str | None, *, uid_base: int = 0) -> Snapshot:
+    async def create_layer(self, parent_id: str | None, *, uid_base: int = 0, lease: str | None = None) -> Snapshot:
         """A new active snapshot with an empty `fs`. Raises NotFound (SNAPSHOT_NOT_FOUND), ResourceExhausted."""
-        return self._create(parent_id, uid_base)
+        return self._create(parent_id, uid_base, lease)
 
-    async def create_writable(self, parent_id: str | None, *, uid_base: int) -> Snapshot:
-        """A new active snapshot for a container. Raises as create_layer and FailedPrecondition (SNAPSHOT_NOT_COMMITTED)."""
+    async def create_writable(self, parent_id: str | None, *, uid_base: int, lease: str | None = None) -> Snapshot:
+        """A new active snapshot for a container. As create_layer; FailedPrecondition (SNAPSHOT_NOT_COMMITTED)."""
         parent = self._md.snapshots.get(parent_id) if parent_id is not None else None
         if parent is not None and not parent.committed:
             raise FailedPrecondition(f"snapshot {parent.id} is not committed", reason="SNAPSHOT_NOT_COMMITTED")
-        return self._create(parent_id, uid_base)
+        return self._create(parent_id, uid_base, lease)
 
-    def _create(self, parent_id: str | None, uid_base: int) -> Snapshot:
+    def _create(self, parent_id: str | None, uid_base: int, lease: str | None) -> Snapshot:
         # No await: sweep() never sees the directory without its row.
         parent = self._md.snapshots.chain(parent_id)[0] if parent_id is not None else None
         snapshot = Snapshot(secrets.token_hex(7), parent_id, False, uid_base, now())
@@ -71,7 +71,10 @@ class OverlaySnapshotter:
         try:
             with translated("create snapshot"):
                 self._make_directories(directory, parent, uid_base)
-            self._md.snapshots.insert(snapshot)
+            with self._md.transaction():
+                self._md.snapshots.insert(snapshot)
+                if lease is not None:
+                    self._md.leases.hold(lease, HoldKind.SNAPSHOT, snapshot.id)
         except BaseException:
             remove_tree(directory)
             raise

@@ -13,15 +13,15 @@ from shoald.model.snapshot import Snapshot
 class Snapshotter(Protocol):
     """Layers on disk. Rows live in metadata; a directory without a row is garbage (see sweep)."""
 
-    async def create_layer(self, parent_id: str | None, *, uid_base: int = 0) -> Snapshot:
+    async def create_layer(self, parent_id: str | None, *, uid_base: int = 0, lease: str | None = None) -> Snapshot:
         """A new active snapshot with an empty `fs`, for an unpacker or a COPY step to fill (raw, or mounted).
 
-        Mode and owner of `fs` are those of the parent's. Hold it with a lease before the next await."""
+        Mode and owner of `fs` are those of the parent's. The lease holds it from the first moment."""
 
-    async def create_writable(self, parent_id: str | None, *, uid_base: int) -> Snapshot:
+    async def create_writable(self, parent_id: str | None, *, uid_base: int, lease: str | None = None) -> Snapshot:
         """A new active snapshot to be the upper layer of a container: `fs` owned by `uid_base` + the parent's owner.
 
-        Hold it with a lease, or insert the container, before the next await."""
+        Without a lease, insert the container before the next await."""
 
     async def commit(
         self,
