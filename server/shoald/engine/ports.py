@@ -1,7 +1,7 @@
-"""The daemon's use cases as the API calls them. Implemented by shoald.engine; a fake stands in for it in the API's tests.
+"""The daemon's use cases as the API calls them. Implemented by shoald.engine; the API's tests use a fake.
 
-All raise classes of shoal.errors. Nothing here knows of gRPC. Work outlives its caller: cancelling one of these coroutines or
-iterators never stops a pull, push, build or run that has begun; only cancel() does.
+All raise classes of shoal.errors. Nothing here knows of gRPC. Work outlives its caller: cancelling one of these
+coroutines or iterators never stops a pull, push, build or run that has begun; only cancel() does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.log import LogBatch as LogBatch
+from shoald.model.log import LogQuery as LogQuery
+from shoald.model.log import LogRecord as LogRecord
 from shoald.model.snapshot import Volume
 
 BuildEventBody = StepStarted | StepLog | StepFinished | BuildWarning | Progress
@@ -36,34 +39,6 @@ class Pushed(Struct, frozen=True):
     reference: str
     digest: str
     size_bytes: int
-
-
-class LogRecord(Struct, frozen=True):
-    """A line of a log (with its newline) or, where `partial`, a part of one without."""
-
-    time_ns: int
-    stderr: bool
-    data: bytes
-    partial: bool
-
-
-class LogBatch(Struct, frozen=True):
-    """Records and the cursor that resumes after the last of them."""
-
-    records: tuple[LogRecord, ...]
-    cursor: str
-
-
-class LogQuery(Struct, frozen=True):
-    """What of a log is wanted; see shoal.v1.ContainerServiceLogsRequest. Times in ns since the epoch."""
-
-    follow: bool = False
-    tail: int | None = None
-    since_ns: int | None = None
-    until_ns: int | None = None
-    stdout: bool = True
-    stderr: bool = True
-    cursor: str = ""
 
 
 class ContainerFilter(Struct, frozen=True):
