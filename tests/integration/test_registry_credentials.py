@@ -279,6 +279,25 @@ async def test_token_that_is_no_longer_good_is_replaced_once(client: RegistryCli
         assert tokens.given == 3
 
 
+async def test_many_refusals_at_once_replace_a_token_once(client: RegistryClient) -> None:
+    tokens = TokenServer()
+    realm, bad, arrived = "", {""}, asyncio.Barrier(6)
+
+    async def registry(request: web.Request) -> web.Response:
+        if (sent := request.headers.get("Authorization", "")) not in bad:
+            return await blob(request)
+        if sent:
+            await arrived.wait()
+        return challenge(realm=realm)
+
+    async with hostile_registry(registry) as server, hostile_registry(tokens) as auth:
+        realm = auth.url + "/token"
+        await whole(client, ref_at(server))
+        bad.add("Bearer token-1")
+        await asyncio.gather(*(whole(client, ref_at(server)) for _ in range(6)))
+        assert tokens.given == 2
+
+
 async def test_identity_token_is_posted(client: RegistryClient) -> None:
     posted: dict[str, Any] = {}
     realm = ""
@@ -363,7 +382,7 @@ async def test_echoed_secrets_are_blotted_out(client: RegistryClient) -> None:
     async def handler(request: web.Request) -> web.Response:
         if refused := wants_basic(request):
             return refused
-        echo = f"you sent {request.headers['Authorization']} and that is {SECRET}"
+        echo = f"you sent {request.headers['Authorization']} and that is {SECRET}, or was it bearer abc.def-123?"
         return web.json_response({"errors": [{"code": "DENIED", "message": echo}]}, status=403)
 
     async with hostile_registry(handler) as server:
@@ -372,6 +391,7 @@ async def test_echoed_secrets_are_blotted_out(client: RegistryClient) -> None:
     shown = f"{caught.value!r} {caught.value} {caught.value.metadata}"
     assert "you sent" in shown
     assert SECRET not in shown
+    assert "abc.def" not in shown
     assert BASIC.removeprefix("Basic ") not in shown
     assert SECRET not in repr(LOGIN)
     assert SECRET not in repr(RegistrySettings(credentials={"x": LOGIN}))

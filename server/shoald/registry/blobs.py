@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
 
 import aiohttp
@@ -34,18 +35,22 @@ class BlobReader:
         self._what = f"blob {descriptor.digest} of {session.ref.familiar_name}"
         self._failures = 0
         self._response: aiohttp.ClientResponse | None = None
+        self._stream: AsyncGenerator[bytes, None] | None = None
 
     async def __aenter__(self) -> AsyncIterator[bytes]:
         if not 0 <= self._position <= self._descriptor.size:
             raise ValueError(f"offset {self._position} of {self._descriptor.size} bytes")
         if self._position < self._descriptor.size or self._descriptor.size == 0:
             self._response = await self._connect()
-        return self._chunks()
+        self._stream = self._chunks()
+        return self._stream
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+        if self._stream is not None:
+            await self._stream.aclose()
 
     def _close(self) -> None:
         # Closing, not releasing: an abandoned body would be read to its end, whatever its length.
@@ -53,15 +58,16 @@ class BlobReader:
             self._response.close()
             self._response = None
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         """Read connection after connection until all bytes are there."""
         size = self._descriptor.size
         while self._response is not None:
             start = self._position
             try:
-                async for chunk in self._read(self._response):
-                    self._position += len(chunk)
-                    yield chunk
+                async with aclosing(self._read(self._response)) as chunks:
+                    async for chunk in chunks:
+                        self._position += len(chunk)
+                        yield chunk
                 if self._position == size:
                     self._response.release()
                     self._response = None
@@ -75,7 +81,7 @@ class BlobReader:
             await self._wire.pause(max(0, self._failures - 1))
             self._response = await self._connect()
 
-    async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _read(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         """The bytes of one response in chunks, and what is left of them when it breaks."""
         parts: list[bytes] = []
         held = 0

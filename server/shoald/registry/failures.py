@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from shoal.errors import (
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an error's body is read."""
 _MAX_MESSAGE = 300
+_HEADER = re.compile(r"\b(basic|bearer)\s+[\w.~+/=-]{6,}", re.IGNORECASE)
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -70,6 +72,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, secrets: I
         pass
     for secret in secrets:
         message = message.replace(secret, "***")
+    message = _HEADER.sub(r"\1 ***", message)
     message = "".join(c if c.isprintable() else " " for c in message[:_MAX_MESSAGE]).strip()
     return Answer(status, code[:64].upper(), message, _retry_after(headers.get("Retry-After", "")))
 

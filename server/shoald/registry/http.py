@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +18,8 @@ from shoald.registry.origin import host_port, is_loopback
 from shoald.registry.settings import RegistrySettings
 
 READ_BUFFER = 1024 * 1024
+DOCUMENT_SECONDS = 120
+"""How long a manifest, a token or an error may take: one that drips would otherwise never stall and never end."""
 _MAX_HEADER = 64 * 1024
 _PIECE = 256 * 1024
 _BASE_HEADERS: Mapping[str, str] = MappingProxyType({"User-Agent": "shoal/0.1", "Accept-Encoding": "identity"})
@@ -149,8 +152,9 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     body = bytearray()
     try:
-        while len(body) < limit and (chunk := await response.content.readany()):
-            body += chunk
+        async with asyncio.timeout(DOCUMENT_SECONDS):
+            while len(body) < limit and (chunk := await response.content.readany()):
+                body += chunk
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as e:
         host = host_port(response.url)
         raise from_exception(e, host, host) from e

@@ -124,7 +124,8 @@ class Session:
             if response.status == 401 and ours and not challenged:
                 challenged = True
                 asked = response.headers.getall("WWW-Authenticate", [])
-                if not authorizer.challenged(base, asked, self._scopes, self.credentials):
+                refused = sent.get("Authorization")
+                if not authorizer.challenged(base, asked, self._scopes, self.credentials, refused):
                     return response
                 await discard(response)
                 continue

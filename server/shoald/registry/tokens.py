@@ -64,9 +64,17 @@ class Authorizer:
         return "Bearer " + await self._token(base, challenge, tuple(sorted(set(scopes))), credentials)
 
     def challenged(
-        self, base: URL, headers: Sequence[str], scopes: Sequence[str], credentials: Credentials | None
+        self,
+        base: URL,
+        headers: Sequence[str],
+        scopes: Sequence[str],
+        credentials: Credentials | None,
+        sent: str | None,
     ) -> bool:
-        """Take in the WWW-Authenticate headers of a 401 from the registry itself; False if they can't be answered."""
+        """Take in the WWW-Authenticate headers of a 401 from the registry itself; False if they can't be answered.
+
+        `sent` is the Authorization that was refused: its token is forgotten, but not one that has replaced it since.
+        """
         challenge = choose(parse_challenges(headers))
         if challenge is None:
             return False
@@ -74,7 +82,9 @@ class Authorizer:
         self._challenges.move_to_end(str(base))
         if len(self._challenges) > MAX_CACHED:
             self._challenges.popitem(last=False)
-        self._tokens.pop((str(base), tuple(sorted(set(scopes))), credentials), None)
+        key = (str(base), tuple(sorted(set(scopes))), credentials)
+        if (cached := self._tokens.get(key)) is not None and sent == f"Bearer {cached[0]}":
+            del self._tokens[key]
         return True
 
     async def _token(

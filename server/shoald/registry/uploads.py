@@ -16,7 +16,7 @@ from shoald.registry.session import Session, Wire
 from shoald.registry.tokens import secrets_of
 
 CHUNK = 16 * 1024 * 1024
-"""Bytes in a PATCH, unless the registry asks for more."""
+"""Bytes in a PATCH, unless the registry asks for more (OCI-Chunk-Min-Length)."""
 MAX_CHUNK = 64 * 1024 * 1024
 _WANTS_CHUNKS = frozenset({405, 411, 413, 415, 501})
 
@@ -32,6 +32,7 @@ class Upload:
         self._descriptor = descriptor
         self._open_body = open_body
         self._progress = progress or (lambda _: None)
+        self._chunk = CHUNK
         self._broken: Exception | None = None
         self._what = f"push of blob {descriptor.digest} to {session.ref.familiar_name}"
 
@@ -66,6 +67,8 @@ class Upload:
                 return await self._restart()
             raise await self._session.fail(response, self._what)
         location = await self._session.location(response)
+        least = response.headers.get("OCI-Chunk-Min-Length", "")
+        self._chunk = max(CHUNK, min(int(least), MAX_CHUNK)) if least.isdecimal() and len(least) < 12 else CHUNK
         await discard(response)
         return location
 
@@ -110,10 +113,10 @@ class Upload:
         position, held = 0, bytearray()
         async for part in self._body():
             held += part
-            while len(held) >= CHUNK:
-                location = await self._send_chunk(location, bytes(held[:CHUNK]), position)
-                position += CHUNK
-                del held[:CHUNK]
+            while len(held) >= self._chunk:
+                location = await self._send_chunk(location, bytes(held[: self._chunk]), position)
+                position += self._chunk
+                del held[: self._chunk]
         if held:
             location = await self._send_chunk(location, bytes(held), position)
         return await self._session.call("PUT", self._closing(location), body=lambda: b"", retry=False)
