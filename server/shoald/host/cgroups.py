@@ -24,10 +24,8 @@ from shoald.host.syscall import failure, translated
 
 ROOT = Path("/sys/fs/cgroup")
 
-_V1_CONTROLLERS = frozenset(
-    ("cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "devices", "freezer")
-    + ("hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc", "dmem")
-)
+_V1_RESOURCES = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "devices", "freezer"})
+_V1_CONTROLLERS = _V1_RESOURCES | {"hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc", "dmem"}
 _V1_NAMES = {"io": ("blkio",), "cpu": ("cpu", "cpuacct")}
 """The controllers of version 1 for one of version 2, where the names differ."""
 

@@ -193,7 +193,10 @@ class Process:
         try:
             await _finish(self.wait())
         finally:
-            # The pipes close by themselves only at their end, which a grandchild may withhold for ever.
+            # The pipes close by themselves only at their end, which a grandchild may withhold for ever; and closing a
+            # write end would first wait until all is read.
+            if self._streams.stdin is not None:
+                self._streams.stdin.transport.abort()
             self._transport.close()
 
     async def __aenter__(self) -> Process:
@@ -265,7 +268,7 @@ async def _discard(argv: Sequence[str], creation: asyncio.Future[tuple[asyncio.S
 
 def _not_started(argv: Sequence[str], cwd: str | os.PathLike[str] | None, error: OSError) -> ShoalError:
     name = os.path.basename(argv[0])
-    if cwd is not None and error.filename == os.fspath(cwd):
+    if cwd is not None and error.filename and os.fspath(error.filename) == os.fspath(cwd):
         return failure(f"start {name}: working directory", error.errno or 0, path=cwd)
     if isinstance(error, FileNotFoundError):
         package = _PACKAGES.get(name)
