@@ -196,7 +196,9 @@ class Process:
             # The pipes close by themselves only at their end, which a grandchild may withhold for ever; and closing a
             # write end would first wait until all is read.
             if self._streams.stdin is not None:
-                self._streams.stdin.transport.abort()
+                writing = self._streams.stdin.transport
+                if not writing.is_closing() or writing.get_write_buffer_size():
+                    writing.abort()
             self._transport.close()
 
     async def __aenter__(self) -> Process:
