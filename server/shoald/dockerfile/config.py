@@ -102,13 +102,14 @@ def env_pairs(env: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def with_env(env: tuple[str, ...], name: str, value: str) -> tuple[str, ...]:
-    """`env` with a variable set, at its old place when it has one."""
-    entry = f"{name}={value}"
-    for at, each in enumerate(env):
-        if each.partition("=")[0] == name:
-            return (*env[:at], entry, *env[at + 1 :])
-    return (*env, entry)
+def with_env(env: tuple[str, ...], changes: Mapping[str, str]) -> tuple[str, ...]:
+    """`env` with variables set, each at its old place when it has one."""
+    left = dict(changes)
+    kept: list[str] = []
+    for entry in env:
+        name = entry.partition("=")[0]
+        kept.append(f"{name}={left.pop(name)}" if name in left else entry)
+    return (*kept, *(f"{name}={value}" for name, value in left.items()))
 
 
 def _words(value: Any) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ class Span:
     end: int = 0
 
 
+_MAX_OPTIONS = 500
 NOWHERE = Span()
 """The span of a finding about the whole file or the request."""
 
@@ -63,15 +64,23 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """The option nearest to `word` at a Levenshtein distance of 1 or 2, or "" (also when `word` is an option)."""
-    best, best_distance = "", 3
+    """The option nearest to `word` at a Levenshtein distance of 1 or 2, or "" (also when `word` is an option).
+
+    Among more than 500 options nothing is looked for: it would take too long.
+    """
+    options = list(options)
+    if len(options) > _MAX_OPTIONS:
+        return ""
+    best, best_rank = "", (min(3, len(word)), False)
     folded = word.lower()
     for option in sorted(options):
-        distance = _distance(folded, option.lower(), best_distance)
+        distance = _distance(folded, option.lower(), 3)
         if distance == 0:
             return ""
-        if distance < best_distance:
-            best, best_distance = option, distance
+        # Of equals, swapped letters are the likelier slip: `chwon` is chown rather than chmod.
+        rank = (distance, distance < 3 and sorted(folded) != sorted(option.lower()))
+        if rank < best_rank:
+            best, best_rank = option, rank
     return best.lower() if word == folded and best.isupper() else best
 
 

@@ -46,6 +46,8 @@ def expand(
     them; `keep_unset` leaves references to unknown variables as they are. `words` is the result split at blanks
     outside of quotes. Raises DockerfileError (DOCKERFILE_EXPANSION).
     """
+    if "$" not in word and escape not in word and not (quotes and ("'" in word or '"' in word)):
+        return Expansion(word, tuple(word.split()), frozenset(), frozenset(), len(word))
     lexer = _Lexer(word, env, escape, quotes, raw_quotes, keep_unset)
     try:
         text, words = lexer.until(None, raw_escapes=False)

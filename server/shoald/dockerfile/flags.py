@@ -43,7 +43,7 @@ class Flags:
 def parse_flags(given: Sequence[str], **known: Kind) -> Flags:
     """Read the flags of one instruction; `_` in a keyword stands for `-`. Raises ValueError with Docker's message."""
     kinds = {name.replace("_", "-"): kind for name, kind in known.items()}
-    values: dict[str, tuple[str, ...]] = {}
+    values: dict[str, list[str]] = {}
     for flag in given:
         name, assigned, value = flag[2:].partition("=")
         kind = kinds.get(name)
@@ -59,5 +59,5 @@ def parse_flags(given: Sequence[str], **known: Kind) -> Flags:
                 raise ValueError(f"expecting boolean value for flag --{name}, not: {value}")
         elif not assigned:
             raise ValueError(f"missing a value on flag: --{name}")
-        values[name] = (*values.get(name, ()), value)
-    return Flags(values)
+        values.setdefault(name, []).append(value)
+    return Flags({name: tuple(each) for name, each in values.items()})

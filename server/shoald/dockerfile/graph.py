@@ -123,6 +123,13 @@ class BuildPlan:
         index = self.names.get(name.lower())
         return StageBase(index) if index is not None else _external(name, self.contexts, span)
 
+    def enforce_checks(self, findings: Iterable[Finding]) -> None:
+        """Raise DockerfileError (DOCKERFILE_CHECKS) for findings when the file says `# check=error=true`."""
+        try:
+            self.checks.enforce(findings)
+        except DockerfileError as e:
+            raise e.place(Span(), self.filename) from None
+
     def check_order(self, index: int, instructions: Iterable[ins.Instruction]) -> None:
         """Refuse instructions of the stage `index` that take files from a stage that is not before it."""
         for each, base in self.origins(instructions):
@@ -173,7 +180,7 @@ def _plan(
     values = st.global_args(predefined, arguments, build_args, source.escape)
     findings = [*source.warnings, *st.file_findings(stages)]
     findings += st.default_base_findings(stages, predefined, arguments, source.escape)
-    declared = {name for argument in arguments for name, _ in argument.args}
+    declared = frozenset(values) | {name for argument in arguments for name, _ in argument.args}
     planned, more = _resolve(stages, values, declared, contexts, source.escape)
     made = BuildPlan(
         stages=tuple(planned),
@@ -201,7 +208,7 @@ def _plan(
 def _resolve(
     stages: Sequence[StageSource],
     values: Mapping[str, str],
-    declared: set[str],
+    declared: frozenset[str],
     contexts: frozenset[str],
     escape: str,
 ) -> tuple[list[StagePlan], list[Finding]]:

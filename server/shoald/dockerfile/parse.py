@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -211,7 +212,8 @@ def _shell(node: Node) -> ins.Shell:
     parse_flags(node.flags)
     _at_least_one(node)
     if not node.is_json:
-        raise ValueError(f'SHELL requires the arguments to be in JSON form: write SHELL ["{node.args[0][:200]}"]')
+        example = json.dumps(node.args[0][:200].split(), ensure_ascii=False)
+        raise ValueError(f"SHELL requires the arguments to be in JSON form, such as SHELL {example}")
     return ins.Shell(**_common(node), shell=node.args)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from shoald.dockerfile.gotext import parse_unsigned
 
+MAX_PORTS = 3 * 65535
+"""More ports than this in one instruction are refused."""
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 
 
@@ -15,7 +17,12 @@ def expose(specs: Iterable[str]) -> tuple[str, ...]:
 
     Raises ValueError with Docker's message.
     """
-    return tuple(port for spec in specs for port in _ports(spec))
+    ports: list[str] = []
+    for spec in specs:
+        ports += _ports(spec)
+        if len(ports) > MAX_PORTS:
+            raise ValueError(f"EXPOSE names more than {MAX_PORTS} ports")
+    return tuple(ports)
 
 
 def _ports(spec: str) -> list[str]:

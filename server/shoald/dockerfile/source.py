@@ -8,7 +8,7 @@ https://docs.docker.com/reference/dockerfile/#format
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from e2b_dockerfile_utils import DockerfileInstruction, DockerfileSyntaxError, parse_dockerfile_ast
 
@@ -28,6 +28,8 @@ KEYWORDS = frozenset(
 """Every instruction of the language."""
 
 _DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=(.*)", re.DOTALL)
+_ONBUILD = re.compile(r"^([ \t]*)(ONBUILD)([ \t]+)(RUN|COPY|ADD)(?=[ \t])", re.IGNORECASE | re.MULTILINE)
+_ONBUILD_HEREDOC = re.compile(_ONBUILD.pattern + ".*<<", re.IGNORECASE | re.MULTILINE)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -78,8 +80,9 @@ def read(data: bytes) -> Source:
     """
     text = _decode(data)
     directives = _directives(text)
+    triggers = _Triggers(text)
     try:
-        ast = parse_dockerfile_ast(_guarded(text))
+        ast = parse_dockerfile_ast(triggers.hide(_guarded(text)))
     except DockerfileSyntaxError as e:
         raise _syntax_error(e) from None
     except RecursionError:
@@ -92,7 +95,7 @@ def read(data: bytes) -> Source:
         raise DockerfileError(message, span=span, reason="DOCKERFILE_TOO_LARGE")
     check = directives.get("check", "")
     return Source(
-        nodes=tuple(_node(i) for i in ast.instructions),
+        nodes=tuple(triggers.reveal(_node(i)) for i in ast.instructions),
         escape=ast.escape_token,
         syntax=directives.get("syntax"),
         checks=CheckOptions.parse(check, Span(1, 1)),
@@ -100,6 +103,39 @@ def read(data: bytes) -> Source:
             finding("NoEmptyContinuation", "Empty continuation line", Span(w.line, w.line)) for w in ast.warnings
         ),
     )
+
+
+class _Triggers:
+    """Heredocs of `ONBUILD RUN <<EOF`, which the parser reads only for RUN, COPY and ADD themselves.
+
+    For it, `ONBUILD RUN` is written as RUN with a flag that is in no text; afterwards all is put back.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._needed = _ONBUILD_HEREDOC.search(text) is not None
+        self._mark = "--onbuild"
+        while self._mark in text:
+            self._mark += "x"
+        self._marked = re.compile(rf"(RUN|COPY|ADD)([ \t]+){self._mark}:([a-z]+)", re.IGNORECASE)
+
+    def hide(self, text: str) -> str:
+        if not self._needed:
+            return text
+        return _ONBUILD.sub(lambda m: f"{m[1]}{m[4]}{m[3]}{self._mark}:{m[2]}", text)
+
+    def reveal(self, node: Node) -> Node:
+        if not self._needed:
+            return node
+        heredocs = tuple(replace(h, name=self._back(h.name), content=self._back(h.content)) for h in node.heredocs)
+        text = self._back(node.text)
+        args = tuple(map(self._back, node.args))
+        if not any(flag.startswith(self._mark) for flag in node.flags):
+            return replace(node, text=text, args=args, heredocs=heredocs)
+        spelled = text.split(None, 1)[0]
+        return Node("ONBUILD", spelled, text, (), (), False, heredocs, node.span)
+
+    def _back(self, text: str) -> str:
+        return self._marked.sub(r"\3\2\1", text)
 
 
 def _decode(data: bytes) -> str:

@@ -160,11 +160,10 @@ def _casing_findings(stages: Sequence[StageSource]) -> list[Finding]:
 
 
 def from_findings(
-    stage: StageSource, base: Expansion, platform: Expansion | None, values: Mapping[str, str], declared: set[str]
+    stage: StageSource, base: Expansion, platform: Expansion | None, values: Mapping[str, str], known: frozenset[str]
 ) -> list[Finding]:
     """The checks of one FROM: undeclared arguments, and a platform that is constant or the default anyway."""
     span, found = stage.from_.span, []
-    known = set(values) | declared
     for name in sorted((base.unmatched | (platform.unmatched if platform else frozenset())) - known):
         suggestion = nearest(name, known)
         tail = f" (did you mean {suggestion}?)" if suggestion else ""

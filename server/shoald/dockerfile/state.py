@@ -20,6 +20,9 @@ from shoald.dockerfile.paths import clean
 from shoald.dockerfile.steps import Base, Step
 from shoald.dockerfile.transition import Transition
 
+MAX_WARNINGS = 1000
+"""A stage says no more than this."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageState:
@@ -84,7 +87,7 @@ class StageState:
             env=work.env,
             build_args=work.build_args,
             history=history,
-            warnings=(*self.warnings, *self.plan.checks.select(work.findings)) if work.findings else self.warnings,
+            warnings=(*self.warnings, *self.plan.checks.select(work.findings))[:MAX_WARNINGS],
             workdir_set=work.workdir_set,
             last=work.last,
             spent=work.spent,
@@ -106,7 +109,7 @@ def _begin(state: StageState, triggers: tuple[str, ...]) -> StageState:
     plan, stage = state.plan, state.plan.stages[state.index]
     config = replace(state.config, on_build=())
     if "PATH" not in env_pairs(config.env):
-        config = replace(config, env=with_env(config.env, "PATH", DEFAULT_PATH))
+        config = replace(config, env=with_env(config.env, {"PATH": DEFAULT_PATH}))
     if config.working_dir:
         config = replace(config, working_dir=clean(config.working_dir))
     try:

@@ -77,11 +77,15 @@ class Transition:
         escape = "\\" if raw else self.plan.escape
         found = expand(word, self.env, escape=escape, quotes=not raw)
         self.spend(found.cost)
+        if found.unmatched:
+            self._report(found.unmatched)
+        return found
+
+    def _report(self, unmatched: frozenset[str]) -> None:
         declared = {name for name, _ in self.build_args}
-        for name in sorted(found.unmatched - declared - _NOT_IN_ENV):
+        for name in sorted(unmatched - declared - _NOT_IN_ENV):
             suggestion = nearest(name, self.env)
             self.findings.append(checks.undefined_variable(name, suggestion, self.instruction.span))
-        return found
 
     def shown(self, text: str, *, raw_quotes: bool = False, hidden: frozenset[str] = frozenset()) -> str:
         """The instruction's text for people, its variables replaced where that is possible."""
@@ -185,20 +189,21 @@ class Transition:
         return pairs
 
     def _set_env(self, each: ins.Env) -> str:
-        env, entries = dict(self.env), self.config.env
         pairs = self._pairs(each)
-        for name, value in pairs:
+        for name, _ in pairs:
             if _BAD_NAME.search(name):
                 raise ValueError(f"invalid environment variable name {name[:200]!r}")
             if checks.looks_secret(name):
                 self.findings.append(checks.secret_in("ENV", name, each.span))
-            env[name] = value
-            entries = with_env(entries, name, value)
-        self.env, self.config = env, replace(self.config, env=entries)
+        changes = dict(pairs)
+        self.env = {**self.env, **changes}
+        self.config = replace(self.config, env=with_env(self.config.env, changes))
         return "ENV " + " ".join(f"{name}={value}" for name, value in pairs)
 
     def _set_args(self, each: ins.Arg) -> str:
         shown: list[str] = []
+        declared: list[tuple[str, str | None]] = []
+        env = self.env = dict(self.env)  # a default may use the arguments before it
         for name, default in each.args:
             if checks.looks_secret(name):
                 self.findings.append(checks.secret_in("ARG", name, each.span))
@@ -210,9 +215,10 @@ class Transition:
             else:
                 value = self.plan.global_args.get(name)
             if value is not None and name not in _NOT_IN_ENV:
-                self.env = {**self.env, name: value}
-            self.build_args = (*self.build_args, (name, value))
+                env[name] = value
+            declared.append((name, value))
             shown.append(name if value is None else f"{name}={value}")
+        self.build_args = (*self.build_args, *declared)
         return "ARG " + " ".join(shown)
 
     def _set_labels(self, each: ins.Label) -> str:
