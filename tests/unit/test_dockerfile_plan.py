@@ -111,6 +111,14 @@ def test_onbuild_takes_heredocs_and_gives_them_to_the_trigger() -> None:
     assert {i.span for i in second.instructions} == {made.stages[1].span}
 
 
+def test_a_base_for_another_platform_is_said() -> None:
+    made = make("FROM x")
+    assert StageState.start(made, 0, {}, platform=AMD64).warnings == ()
+    (found,) = StageState.start(made, 0, {}, platform=Platform("linux", "arm64")).warnings
+    assert found.rule == "InvalidBaseImagePlatform"
+    assert 'platform "linux/arm64", expected "linux/amd64"' in found.message
+
+
 def test_proxies_are_apart_from_the_environment() -> None:
     state = walk(make("FROM x\nRUN a", build_args={"https_proxy": "p"}))
     assert state.plan.proxy_env == {"HTTPS_PROXY": "p", "https_proxy": "p"}

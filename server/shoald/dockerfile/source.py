@@ -89,6 +89,8 @@ def read(data: bytes) -> Source:
         raise DockerfileError("the Dockerfile is nested too deeply") from None
     except (ValueError, OverflowError) as e:
         raise DockerfileError(f"dockerfile parse error: {e}") from None
+    if not ast.instructions:
+        raise DockerfileError("file with no instructions", reason="DOCKERFILE_EMPTY", hint="begin with FROM")
     if len(ast.instructions) > MAX_INSTRUCTIONS:
         span = Span(ast.instructions[MAX_INSTRUCTIONS].start_line, ast.instructions[MAX_INSTRUCTIONS].end_line)
         message = f"the Dockerfile has more than {MAX_INSTRUCTIONS} instructions"

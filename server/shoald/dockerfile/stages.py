@@ -119,7 +119,7 @@ def _name_findings(stages: Sequence[StageSource]) -> list[Finding]:
         if from_.name_spelled != from_.name:
             message = f"Stage name '{from_.name_spelled}' should be lowercase"
             found.append(finding("StageNameCasing", message, from_.span))
-        if from_.as_spelled and _case(from_.as_spelled) != _case(from_.spelled):
+        if from_.as_spelled and _case(from_.spelled) not in {"mixed", _case(from_.as_spelled)}:
             message = f"'{from_.as_spelled}' and '{from_.spelled}' keywords' casing do not match"
             found.append(finding("FromAsCasing", message, from_.span))
         if from_.name in _RESERVED:

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shoal.platform import Platform
 from shoald.dockerfile import instructions as ins
-from shoald.dockerfile.checks import Finding
+from shoald.dockerfile.checks import Finding, finding
 from shoald.dockerfile.config import DEFAULT_PATH, HistoryEntry, StageConfig, env_pairs, with_env
 from shoald.dockerfile.errors import DockerfileError, Span
 from shoald.dockerfile.graph import BuildPlan
 from shoald.dockerfile.parse import trigger
 from shoald.dockerfile.paths import clean
-from shoald.dockerfile.steps import Base, Step
+from shoald.dockerfile.steps import Base, ImageBase, Step
 from shoald.dockerfile.transition import Transition
 
 MAX_WARNINGS = 1000
@@ -46,14 +47,21 @@ class StageState:
 
     @classmethod
     def start(
-        cls, plan: BuildPlan, index: int, config: Mapping[str, Any] | None = None, author: str = ""
+        cls,
+        plan: BuildPlan,
+        index: int,
+        config: Mapping[str, Any] | None = None,
+        author: str = "",
+        platform: Platform | None = None,
     ) -> StageState:
         """Begin a stage on scratch (no config), or on an image or context with this OCI `config` object.
 
-        Raises DockerfileError for bad ONBUILD triggers of the image.
+        `platform` is what the image says of itself; another one than expected gives a warning. Raises DockerfileError
+        for bad ONBUILD triggers of the image.
         """
         base = StageConfig.from_oci(config, author)
-        return _begin(cls(plan, index, (), base, {}), base.on_build)
+        warnings = plan.checks.select(_platform_findings(plan, index, platform))
+        return _begin(cls(plan, index, (), base, {}, warnings=warnings), base.on_build)
 
     @classmethod
     def start_from(cls, plan: BuildPlan, index: int, parent: StageState) -> StageState:
@@ -103,6 +111,15 @@ class StageState:
         if not self.plan.labels:
             return self.config
         return replace(self.config, labels={**self.config.labels, **self.plan.labels})
+
+
+def _platform_findings(plan: BuildPlan, index: int, actual: Platform | None) -> list[Finding]:
+    stage, expected = plan.stages[index], plan.platform_of(index)
+    if actual is None or (actual.os, actual.architecture) == (expected.os, expected.architecture):
+        return []
+    name = stage.base.reference if isinstance(stage.base, ImageBase) else stage.label
+    message = f'Base image {name} was pulled with platform "{actual}", expected "{expected}" for current build'
+    return [finding("InvalidBaseImagePlatform", message, stage.span)]
 
 
 def _begin(state: StageState, triggers: tuple[str, ...]) -> StageState:
