@@ -185,6 +185,24 @@ async def test_a_refused_overlay_leaves_nothing(area: Path, way: str) -> None:
     assert mount_points(area) == []
 
 
+def test_scratch_of_a_killed_process_is_removed() -> None:
+    # No process has this id: it is beyond the kernel's largest.
+    stale = Path("/run") / f"shoal-layers-{2**22 + 1}-test"
+    own = Path("/run") / f"shoal-layers-{os.getpid()}-test"
+    for path in (stale, own):
+        path.mkdir()
+    try:
+        mounts.mount("shoal-layers", stale, "tmpfs")
+        assert stale in overlayfs.remove_stale_scratch()
+        assert not stale.exists()
+        assert own.exists()
+    finally:
+        mounts.unmount_tree(stale, detach=True)
+        for path in (stale, own):
+            if path.exists():
+                path.rmdir()
+
+
 def test_a_layer_that_is_a_symlink_is_refused(area: Path) -> None:
     (area / "link").symlink_to("/etc")
     merged, upper, work = make_writable(area)

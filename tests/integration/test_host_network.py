@@ -75,6 +75,10 @@ def test_bridge_is_made_once(rtnl: NetlinkSocket) -> None:
     (found,) = (link for link in links.links(rtnl) if link.name == BRIDGE)
     assert (found.kind, found.mac, found.up, found.mtu) == ("bridge", MAC, True, 1450)
     assert set(BRIDGE_ADDRESSES) <= set(found.addresses)
+    moved = (ip_interface("10.231.78.1/24"),)
+    assert ensure_bridge(rtnl, BRIDGE, MAC, moved) == index
+    (found,) = (link for link in links.links(rtnl) if link.name == BRIDGE)
+    assert tuple(address for address in found.addresses if not address.ip.is_link_local) == moved
     links.sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", 1)
     assert links.read_sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet") == "1"
     assert delete_link(rtnl, BRIDGE) is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -182,3 +183,19 @@ async def test_streaming_and_the_end_of_the_block() -> None:
     assert cat.returncode == -9
     assert process_start_time(pid) is None
     await cat.aclose()
+
+
+async def test_children_are_reaped_through_pidfds_as_well() -> None:
+    script = """
+import asyncio
+from shoald.host.process import run, use_pidfd_watcher
+async def inside():
+    use_pidfd_watcher()
+    done = await asyncio.gather(*(run(["sh", "-c", f"exit {n}"], check=False) for n in range(9)))
+    print([one.returncode for one in done])
+use_pidfd_watcher()
+asyncio.run(inside())
+asyncio.run(inside())
+"""
+    completed = await run([sys.executable, "-W", "error", "-c", script])
+    assert completed.stdout.decode().splitlines() == [str(list(range(9)))] * 2

@@ -163,6 +163,15 @@ def address_request(index: int, address: IPInterface) -> Request:
     return Request(netlink.RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, payload, f"add address {address}")
 
 
+def drop_address_request(index: int, address: IPInterface) -> Request:
+    """Remove an address; one that is gone already is no error."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    payload = _IFADDR.pack(family, address.network.prefixlen, 0, _RT_SCOPE_UNIVERSE, index)
+    payload += netlink.attribute(_IFA_LOCAL, address.ip.packed)
+    gone = frozenset({errno.EADDRNOTAVAIL})
+    return Request(netlink.RTM_DELADDR, 0, payload, f"remove address {address}", gone)
+
+
 def default_route_request(index: int, gateway: IPAddress) -> Request:
     """Set the default route of the gateway's family."""
     family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
@@ -203,10 +212,7 @@ def parse_address(payload: bytes) -> tuple[int, IPInterface] | None:
 
 def links(rtnl: NetlinkSocket) -> list[Link]:
     """All interfaces of the socket's namespace with their addresses, by index."""
-    addresses: dict[int, list[IPInterface]] = {}
-    for message in rtnl.dump(netlink.RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0), "list addresses"):
-        if message.kind == netlink.RTM_NEWADDR and (found := parse_address(message.payload)) is not None:
-            addresses.setdefault(found[0], []).append(found[1])
+    addresses = _addresses(rtnl)
     listed = [
         parse_link(message.payload)
         for message in rtnl.dump(netlink.RTM_GETLINK, _ifinfo(), "list links")
@@ -227,6 +233,14 @@ def links(rtnl: NetlinkSocket) -> list[Link]:
     ]
 
 
+def _addresses(rtnl: NetlinkSocket) -> dict[int, list[IPInterface]]:
+    addresses: dict[int, list[IPInterface]] = {}
+    for message in rtnl.dump(netlink.RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0), "list addresses"):
+        if message.kind == netlink.RTM_NEWADDR and (found := parse_address(message.payload)) is not None:
+            addresses.setdefault(found[0], []).append(found[1])
+    return addresses
+
+
 def find_link(rtnl: NetlinkSocket, name: str) -> Link | None:
     """The link of that name (without its addresses), or None."""
     payload = _ifinfo() + netlink.text(_IFLA_IFNAME, _checked(name))
@@ -244,12 +258,19 @@ def link_index(rtnl: NetlinkSocket, name: str) -> int:
 
 
 def ensure_bridge(rtnl: NetlinkSocket, name: str, mac: str, addresses: Sequence[IPInterface], mtu: int = 1500) -> int:
-    """Make the bridge `name` unless it is there, with these addresses, up; its index. Idempotent."""
+    """Make the bridge `name` unless it is there, up, with exactly these addresses; its index. Idempotent."""
     rtnl.send([bridge_request(name, mac, mtu)])
     link = find_link(rtnl, name)
     if link is None or link.kind != "bridge":
         raise InvalidArgument(f"network interface {name!r} exists and is no bridge", reason="LINK_IS_NOT_A_BRIDGE")
-    rtnl.send([up_request(link.index), *(address_request(link.index, address) for address in addresses)])
+    stale = [address for address in _addresses(rtnl).get(link.index, []) if address not in addresses]
+    rtnl.send(
+        [
+            up_request(link.index),
+            *(drop_address_request(link.index, address) for address in stale if not address.ip.is_link_local),
+            *(address_request(link.index, address) for address in addresses),
+        ]
+    )
     return link.index
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from shoal.errors import InvalidArgument
 from shoald.host import mounts, syscall
 from shoald.host.mounts import MountFlags, StrPath
+from shoald.host.pid import process_start_time
 from shoald.host.syscall import failure
 from shoald.host.userns import IdMap
 
@@ -26,6 +27,9 @@ MAX_LOWERS = 128
 
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CMD_CREATE = 0, 1, 5, 6
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+
+_SCRATCH_PARENT = Path("/run")
+_SCRATCH = "shoal-layers-"
 
 # A layer must mean the same on every host, and an xattr in an image must not name another path of it.
 _OPTIONS = {"index": "off", "metacopy": "off", "redirect_dir": "nofollow"}
@@ -223,6 +227,21 @@ def _fd_path(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def remove_stale_scratch() -> list[Path]:
+    """Unmount and remove what processes that were killed in the middle of `overlay` left; what it removed."""
+    stale = [path for path in _SCRATCH_PARENT.glob(f"{_SCRATCH}*-*") if not _alive(path.name)]
+    for path in stale:
+        mounts.unmount_tree(path, detach=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+    return stale
+
+
+def _alive(name: str) -> bool:
+    pid = name.removeprefix(_SCRATCH).partition("-")[0]
+    return pid.isdigit() and process_start_time(int(pid)) is not None
+
+
 @contextlib.contextmanager
 def _attached(clones: tuple[int, ...]) -> Iterator[None]:
     """Attach idmapped clones while the overlay is made: kernels before 6.15 take no detached mount as a layer.
@@ -232,7 +251,9 @@ def _attached(clones: tuple[int, ...]) -> Iterator[None]:
     if not clones:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="shoal-layers-", dir="/run") as scratch, contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo:
+        scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=_SCRATCH_PARENT)
+        undo.callback(os.rmdir, scratch)
         # One private tmpfs below all of them: its detachment takes them along and nothing propagates.
         mounts.mount("shoal-layers", scratch, "tmpfs", MountFlags.NODEV | MountFlags.NOSUID, "mode=0700")
         undo.callback(mounts.unmount, scratch, detach=True)

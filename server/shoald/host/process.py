@@ -13,11 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, ShoalError
+from shoald.host.blocking import to_end
 from shoald.host.pid import pidfd_open, process_alive, process_start_time, send_signal, wait_process
 from shoald.host.syscall import failure
 
@@ -67,7 +68,6 @@ _PACKAGES = {
 }
 
 _File = int | IO[bytes] | None
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Process:
         """Kill (when still running), reap, close the pipes; safe to repeat, finishes even when cancelled."""
         self.kill()
         try:
-            await _finish(self.wait())
+            await to_end(self.wait())
         finally:
             # The pipes close by themselves only at their end, which a grandchild may withhold for ever; and closing a
             # write end would first wait until all is read.
@@ -206,22 +206,6 @@ class Process:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-async def _finish(work: Coroutine[object, object, _T]) -> _T:
-    """Await `work` to its end whatever cancellations arrive; a cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return task.result()
 
 
 async def spawn(
@@ -257,7 +241,7 @@ async def spawn(
     try:
         return Process(argv, *await asyncio.shield(creation))
     except asyncio.CancelledError:
-        await _finish(_discard(argv, creation))
+        await to_end(_discard(argv, creation))
         raise
     except OSError as error:
         raise _not_started(argv, cwd, error) from error
