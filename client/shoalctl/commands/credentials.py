@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def given(creds: str) -> tuple[str, str] | None:
-    """User and password of `--creds user:password`; without the password, SHOAL_REGISTRY_PASSWORD. Raises UsageFault."""
+    """User and password of `--creds user[:password]`, the latter else of SHOAL_REGISTRY_PASSWORD. Raises UsageFault."""
     if not creds:
         return None
     user, colon, password = creds.partition(":")

@@ -32,8 +32,7 @@ def login_for(reference: str, environ: Mapping[str, str] | None = None) -> Login
     """The login stored for the registry of a reference, or None when there is none.
 
     May run a credential helper (docker-credential-NAME) that the file names; blocking.
-    Raises InvalidArgument for a bad reference, FailedPrecondition (reason REGISTRY_LOGIN) for a file or helper that can't
-    be used.
+    Raises InvalidArgument for a bad reference, FailedPrecondition (REGISTRY_LOGIN) for an unusable file or helper.
     """
     env = os.environ if environ is None else environ
     path = Path(env.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"

@@ -1,0 +1,138 @@
+"""`shoal run`: create and start a container on the hosts, and follow it unless it is detached."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.credentials import given
+from shoalctl.commands.run_options import RunOptions
+from shoalctl.flags import environment, images, mounts, ports, process, sizes
+from shoalctl.flags.fault import UsageFault
+from shoalctl.invocation import Invocation
+
+app = verb_app()
+Texts = list[str] | None
+
+
+# Everything after IMAGE is the container's command, also what looks like a flag.
+@app.command(cls=HostCommand, context_settings={"allow_interspersed_args": False, "max_content_width": 110})
+def run(
+    ctx: typer.Context,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference or an image id.")],
+    command: Annotated[Texts, typer.Argument(metavar="[COMMAND] [ARG...]", help="Instead of the image's.")] = None,
+    detach: Annotated[bool, typer.Option("-d", "--detach", help="Print the id and leave it running.")] = False,
+    interactive: Annotated[bool, typer.Option("-i", "--interactive", help="Pass standard input on.")] = False,
+    tty: Annotated[bool, typer.Option("-t", "--tty", help="Give the container a terminal.")] = False,
+    rm: Annotated[bool, typer.Option("--rm", help="Remove the container when it has exited.")] = False,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="The container's name.")] = "",
+    env: Annotated[Texts, typer.Option("-e", "--env", metavar="KEY[=VALUE]", help="Set a variable.")] = None,
+    env_file: Annotated[Texts, typer.Option("--env-file", metavar="FILE", help="Variables from a file.")] = None,
+    publish: Annotated[
+        Texts, typer.Option("-p", "--publish", metavar="[IP:]HOST:PORT", help="Publish a port (on 127.0.0.1).")
+    ] = None,
+    volume: Annotated[
+        Texts, typer.Option("-v", "--volume", metavar="SRC:DST[:ro]", help="Mount a host path or a volume.")
+    ] = None,
+    tmpfs: Annotated[Texts, typer.Option("--tmpfs", metavar="DST[:size=64m]", help="Mount a tmpfs.")] = None,
+    workdir: Annotated[str, typer.Option("-w", "--workdir", metavar="DIR", help="The working directory.")] = "",
+    user: Annotated[str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or id.")] = "",
+    label: Annotated[Texts, typer.Option("-l", "--label", metavar="KEY=VALUE", help="Label the container.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root file system read-only.")] = False,
+    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, host or none.")] = "",
+    hostname: Annotated[str, typer.Option("-h", "--hostname", metavar="NAME", help="The host name inside.")] = "",
+    entrypoint: Annotated[
+        str | None, typer.Option("--entrypoint", metavar="COMMAND", help="Instead of the image's entrypoint.")
+    ] = None,
+    init: Annotated[bool, typer.Option("--init", help="Run an init that reaps and forwards signals.")] = False,
+    restart: Annotated[
+        str, typer.Option("--restart", metavar="POLICY", help="no, on-failure[:n], always or unless-stopped.")
+    ] = "no",
+    stop_signal: Annotated[str, typer.Option("--stop-signal", metavar="SIGNAL", help="What stop sends.")] = "",
+    stop_timeout: Annotated[
+        int | None, typer.Option("--stop-timeout", metavar="SECONDS", help="Grace time of stop; -1: without end.")
+    ] = None,
+    pull: Annotated[str, typer.Option("--pull", metavar="POLICY", help="missing, always or never.")] = "missing",
+    platform: Annotated[str, typer.Option("--platform", metavar="OS/ARCH", help="Instead of the host's own.")] = "",
+    userns: Annotated[str, typer.Option("--userns", metavar="MODE", help="host: no user namespace (role admin).")] = "",
+    memory: Annotated[str, typer.Option("-m", "--memory", metavar="SIZE", help="Memory limit, such as 512m.")] = "",
+    cpus: Annotated[str, typer.Option("--cpus", metavar="N", help="Processor limit, such as 1.5.")] = "",
+    pids_limit: Annotated[int, typer.Option("--pids-limit", metavar="N", help="Process limit; -1: none.")] = 0,
+    cidfile: Annotated[str, typer.Option("--cidfile", metavar="FILE", help="Write the id to a new file.")] = "",
+    creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the registry.")] = "",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress of a pull.")] = False,
+) -> None:
+    """Create and start a container, on each host that is asked.
+
+    On one host the exit code is the container's. Signals go to the container; with -it, ctrl-p ctrl-q detaches.
+    """
+    options = RunOptions(
+        image=image,
+        command=command or (),
+        name=name,
+        env=environment.environment(env or (), env_file or (), os.environ),
+        labels=environment.labels(label or ()),
+        mounts=[*map(mounts.parse_volume, volume or ()), *map(mounts.parse_tmpfs, tmpfs or ())],
+        ports=[port for text in publish or () for port in ports.parse_port(text)],
+        working_dir=workdir,
+        user=user,
+        hostname=hostname,
+        entrypoint=None if entrypoint is None else process.entrypoint(entrypoint),
+        network=_choice("--network", network, ("", "bridge", "host", "none")),
+        userns=_choice("--userns", userns, ("", "host")),
+        restart=process.parse_restart(restart),
+        stop_signal=process.parse_signal(stop_signal) if stop_signal else "",
+        stop_timeout=None if stop_timeout is None else timedelta(seconds=max(stop_timeout, -1)),
+        platform=images.checked_platform(platform),
+        memory=sizes.parse_size(memory) if memory else 0,
+        nano_cpus=sizes.parse_cpus(cpus) if cpus else 0,
+        pids_limit=max(pids_limit, -1),
+        read_only=read_only,
+        init=init,
+        remove=rm,
+        detach=detach,
+        interactive=interactive,
+        tty=tty,
+        pull=_choice("--pull", pull, ("missing", "always", "never")),
+        quiet=quiet,
+        cidfile=cidfile,
+        creds=given(creds),
+    )
+    _check(options)
+    execute(_run(ctx.obj, options))
+
+
+async def _run(invocation: Invocation, options: RunOptions) -> int:
+    from shoalctl.commands.running import Running
+
+    async with invocation.fleet() as fleet:
+        return await Running(fleet, options).run()
+
+
+def _choice(flag: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UsageFault(f"{flag} {value!r} is unknown", hint=f"choose {', '.join(filter(None, choices))}")
+    return value
+
+
+def _check(options: RunOptions) -> None:
+    """Combinations that can't work, found before any host is asked."""
+    if not options.image:
+        raise UsageFault("the image's name is empty")
+    if options.remove and options.restart.name != "no":
+        raise UsageFault("--rm and --restart contradict each other")
+    if options.ports and options.network in {"host", "none"}:
+        raise UsageFault(f"-p has no use with --network {options.network}")
+    if options.cidfile and os.path.lexists(options.cidfile):
+        raise UsageFault(
+            f"--cidfile: {options.cidfile} exists already", hint="remove it; is its container still there?"
+        )
+    if options.tty and options.interactive and not options.detach:
+        from shoalctl.render.terminal import input_is_terminal
+
+        if not input_is_terminal():
+            raise UsageFault("-t with -i needs a terminal as standard input", hint="leave out -t for a pipe")

@@ -1,0 +1,87 @@
+"""What `shoal run` was asked, parsed and checked before any host is asked; and the message that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from shoalctl.flags.mounts import MountFlag
+from shoalctl.flags.ports import Port
+from shoalctl.flags.process import Restart
+
+if TYPE_CHECKING:
+    from shoal.v1 import container_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The flags of `run`. Sizes in bytes; `entrypoint` None: the image's."""
+
+    image: str
+    command: Sequence[str] = ()
+    name: str = ""
+    env: Sequence[str] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    mounts: Sequence[MountFlag] = ()
+    ports: Sequence[Port] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    entrypoint: Sequence[str] | None = None
+    network: str = ""
+    userns: str = ""
+    restart: Restart = field(default_factory=lambda: Restart("no"))
+    stop_signal: str = ""
+    stop_timeout: timedelta | None = None
+    platform: tuple[str, str, str] | None = None
+    memory: int = 0
+    nano_cpus: int = 0
+    pids_limit: int = 0
+    read_only: bool = False
+    init: bool = False
+    remove: bool = False
+    detach: bool = False
+    interactive: bool = False
+    tty: bool = False
+    pull: str = "missing"
+    quiet: bool = False
+    cidfile: str = ""
+    creds: tuple[str, str] | None = None
+
+    def spec(self) -> container_pb2.ContainerSpec:
+        """The container as the API describes it."""
+        from shoal.v1 import container_pb2
+        from shoalctl.commands.messages import mount_message, platform_message, port_message, restart_message
+
+        spec = container_pb2.ContainerSpec(
+            name=self.name,
+            image=self.image,
+            command=self.command,
+            entrypoint=self.entrypoint or (),
+            entrypoint_set=self.entrypoint is not None,
+            env=self.env,
+            working_dir=self.working_dir,
+            user=self.user,
+            hostname=self.hostname,
+            labels=self.labels,
+            tty=self.tty,
+            stdin_open=self.interactive,
+            read_only=self.read_only,
+            network=self.network,
+            ports=map(port_message, self.ports),
+            mounts=map(mount_message, self.mounts),
+            restart_policy=restart_message(self.restart),
+            auto_remove=self.remove,
+            init=self.init,
+            stop_signal=self.stop_signal,
+            userns=self.userns,
+            platform=platform_message(self.platform),
+            resources=container_pb2.Resources(
+                memory_bytes=self.memory, nano_cpus=self.nano_cpus, pids_limit=self.pids_limit
+            ),
+        )
+        if self.stop_timeout is not None:
+            spec.stop_timeout.FromTimedelta(self.stop_timeout)
+        return spec

@@ -1,0 +1,131 @@
+"""A container's standard streams: output from its first byte, input, window sizes; over lost links too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from shoal.errors import ShoalError
+from shoalctl.connect.failure import LinkLost, translated
+
+if TYPE_CHECKING:
+    from shoal.v1 import container_pb2
+    from shoalctl.fleet.host import HostClient
+
+_WAITING_INPUT = 8  # messages; a reader of standard input waits beyond that
+
+
+class Attachment:
+    """The client's end of Attach. Iterate `output()` to its end, then read `exit_code`; leaving earlier detaches.
+
+    After a lost link the output resumes with no gap and no duplicate. Input that was on its way at that moment may be
+    lost: the API does not acknowledge it.
+    """
+
+    def __init__(self, host: HostClient, name: str, *, stdin: bool = False, cursor: str = "start") -> None:
+        self.exit_code: int | None = None
+        self._host = host
+        self._name = name
+        self._stdin = stdin
+        self._cursor = cursor
+        self._input: asyncio.Queue[Any] = asyncio.Queue(_WAITING_INPUT)
+        self._size: tuple[int, int] | None = None
+        self._ended = False
+
+    async def send(self, data: bytes) -> None:
+        """Bytes for the container's standard input, in order; waits when the host is slow."""
+        from shoal.v1 import container_pb2
+
+        await self._input.put(container_pb2.ContainerServiceAttachRequest(stdin=data))
+
+    async def end_input(self) -> None:
+        """The end of the input; nothing may be sent after it."""
+        from shoal.v1 import container_pb2
+
+        request = container_pb2.ContainerServiceAttachRequest
+        await self._input.put(request(stdin_eof=request.StdinEof()))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal has a new size."""
+        if (rows, columns) != self._size:
+            self._size = (rows, columns)
+            # A full queue means that input is stuck; the size goes out with the next message then.
+            with suppress(asyncio.QueueFull):
+                self._input.put_nowait(self._resize())
+
+    async def output(self) -> AsyncIterator[container_pb2.LogRecord]:
+        """The output, until the container has exited."""
+        while self.exit_code is None:
+            try:
+                async for record in self._once():
+                    yield record
+            except LinkLost:
+                await self._host.link.reconnect()
+
+    async def _once(self) -> AsyncIterator[container_pb2.LogRecord]:
+        from shoal.v1 import container_pb2_grpc
+
+        channel = await self._host.link.channel()
+        call = container_pb2_grpc.ContainerServiceStub(channel).Attach()
+        writer: asyncio.Task[None] | None = None
+        try:
+            await call.write(self._start())
+            if self._size is not None:
+                await call.write(self._resize())
+            writer = asyncio.create_task(self._write(call))
+            async for message in call:
+                if message.HasField("output"):
+                    for record in message.output.records:
+                        yield record
+                    self._cursor = message.output.cursor or self._cursor
+                elif message.HasField("exit"):
+                    self.exit_code = message.exit.exit_code
+                    return
+            raise LinkLost("the stream ended before the container did")
+        except grpc.aio.AioRpcError as error:
+            raise translated(error) from error
+        except asyncio.InvalidStateError as error:
+            raise await _verdict(call) from error
+        finally:
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            call.cancel()
+
+    def _start(self) -> container_pb2.ContainerServiceAttachRequest:
+        from shoal.v1 import container_pb2
+
+        request = container_pb2.ContainerServiceAttachRequest
+        return request(
+            start=request.Start(
+                name=self._name, cursor=self._cursor, stdout=True, stderr=True, stdin=self._stdin and not self._ended
+            )
+        )
+
+    def _resize(self) -> container_pb2.ContainerServiceAttachRequest:
+        from shoal.v1 import container_pb2
+
+        rows, columns = self._size or (0, 0)
+        request = container_pb2.ContainerServiceAttachRequest
+        return request(resize=request.Resize(rows=rows, columns=columns))
+
+    async def _write(self, call: Any) -> None:
+        """Send what is in the queue; the end of the call is the reader's to notice."""
+        while True:
+            message = await self._input.get()
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(message)
+                self._ended = self._ended or message.HasField("stdin_eof")
+
+
+async def _verdict(call: Any) -> ShoalError:
+    """Why a call that no longer takes messages has ended."""
+    code = await call.code()
+    error = grpc.aio.AioRpcError(
+        code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+    )
+    return translated(error)
