@@ -263,4 +263,5 @@ def test_small_texts() -> None:
     assert quote('a"\\\n\x01\u00e9\u200b\U000e0001') == '"a\\"\\\\\\n\\x01\u00e9\\u200b\\U000e0001"'
     assert did_you_mean("chwon", ["chmod", "chown"]) == " (did you mean chown?)"
     assert did_you_mean("copi", ["COPY"]) == " (did you mean copy?)"
+    assert did_you_mean("Path", ["PATH", "PAT"]) == " (did you mean PATH?)"
     assert did_you_mean("COPY", ["COPY"]) == did_you_mean("U", ["A"]) == ""

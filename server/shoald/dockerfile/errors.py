@@ -74,9 +74,9 @@ def nearest(word: str, options: Iterable[str]) -> str:
     best, best_rank = "", (min(3, len(word)), False)
     folded = word.lower()
     for option in sorted(options):
-        distance = _distance(folded, option.lower(), 3)
-        if distance == 0:
+        if option == word:
             return ""
+        distance = _distance(folded, option.lower(), 3)
         # Of equals, swapped letters are the likelier slip: `chwon` is chown rather than chmod.
         rank = (distance, distance < 3 and sorted(folded) != sorted(option.lower()))
         if rank < best_rank:

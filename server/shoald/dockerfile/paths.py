@@ -14,13 +14,3 @@ def clean(path: str, directory: str = "/") -> str:
 def is_directory_form(path: str) -> bool:
     """Whether a destination is written as a directory: empty, `.`, or with `/` or `/.` at the end."""
     return path in {"", "."} or path.endswith(("/", "/."))
-
-
-def has_wildcard(path: str) -> bool:
-    """Whether a path holds an unescaped `*`, `?` or `[`."""
-    at = 0
-    while at < len(path):
-        if path[at] in "*?[":
-            return True
-        at += 2 if path[at] == "\\" else 1
-    return False
