@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -288,6 +289,31 @@ async def test_namespaces_are_cached_shared_and_bounded() -> None:
     await namespaces.aclose()
     os.fstat(own)
     os.close(own)
+
+
+async def test_a_namespace_in_the_making_survives_a_cancelled_caller() -> None:
+    namespaces = UserNamespaces()
+    idmap = IdMap(0, BASE, SIZE)
+    first = asyncio.create_task(namespaces.fd(idmap))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(namespaces.fd(idmap))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    fd = await second
+    assert os.readlink(f"/proc/self/fd/{fd}").startswith("user:[")
+    os.close(fd)
+    await namespaces.aclose()
+
+
+async def test_a_namespace_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    namespaces = UserNamespaces()
+    with pytest.raises(FailedPrecondition) as caught:
+        await namespaces.fd(IdMap(0, BASE, SIZE))
+    assert caught.value.reason == "PROGRAM_MISSING"
+    await namespaces.aclose()
 
 
 async def test_probes_find_what_this_machine_has(area: Path) -> None:

@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from shoal.errors import Internal, InvalidArgument
 from shoald.host.process import PIPE, Process, program_failed, spawn
@@ -85,11 +86,17 @@ class UserNamespaces:
             making = self._making.get(idmap)
             if making is None:
                 making = self._making[idmap] = asyncio.ensure_future(self._make(idmap))
-                making.add_done_callback(lambda _: self._making.pop(idmap, None))
+                making.add_done_callback(partial(self._made, idmap))
             # Shielded: another caller may wait for the same namespace. The task ends by itself within _START_SECONDS.
             await asyncio.shield(making)
         self._entries.move_to_end(idmap)
         return entry
+
+    def _made(self, idmap: IdMap, making: asyncio.Task[int]) -> None:
+        del self._making[idmap]
+        if not making.cancelled():
+            # Looked at, so that a failure is no warning when every caller was cancelled meanwhile.
+            making.exception()
 
     async def _make(self, idmap: IdMap) -> int:
         fd = await make_user_namespace(idmap)
