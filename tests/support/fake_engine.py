@@ -1,0 +1,326 @@
+"""An `Engine` in memory for the tests of the API: it does what its fields say and remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from shoal.errors import NotFound
+from shoal.platform import Platform
+from shoald.config import Config
+from shoald.engine.ports import (
+    BuildEvent,
+    ContainerDetails,
+    ContainerFilter,
+    EventFilter,
+    ExitStatus,
+    HostInfo,
+    HostVersion,
+    LogBatch,
+    LogQuery,
+    LogRecord,
+    MountPoint,
+    Pushed,
+)
+from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.container import Container, ContainerSpec, ContainerState, Process, PullPolicy
+from shoald.model.event import Event
+from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.metrics import EngineMetrics
+from shoald.model.snapshot import Volume
+from shoald.oci.config import parse_config
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+RAW_CONFIG = (
+    b'{"architecture":"amd64","os":"linux","author":"me","created":"2026-01-02T03:04:05Z",'
+    b'"config":{"Cmd":["sh"],"Env":["A=b"],"ExposedPorts":{"80/tcp":{}},"Labels":{"k":"v"}},'
+    b'"rootfs":{"type":"layers","diff_ids":["sha256:' + b"a" * 64 + b'"]},'
+    b'"history":[{"created":"2026-01-02T03:04:05Z","created_by":"ADD x /"},{"created":"nonsense","empty_layer":true}]}'
+)
+IMAGE = Image(
+    id="sha256:" + "1" * 64,
+    manifest_digest="sha256:" + "2" * 64,
+    manifest_media_type="application/vnd.oci.image.manifest.v1+json",
+    config=parse_config(RAW_CONFIG),
+    created_at=NOW,
+    size_bytes=4096,
+    chain_id="sha256:" + "a" * 64,
+    tags=("docker.io/library/busybox:latest",),
+)
+CONTAINER = Container(
+    id="c" * 64,
+    name="web",
+    request_id="r1",
+    spec=ContainerSpec(image="busybox", name="web", labels={"tier": "front"}),
+    image_id=IMAGE.id,
+    process=Process(("sleep", "60"), ("A=b",), "/", ""),
+    state=ContainerState.RUNNING,
+    created_at=NOW,
+    userns_base=0x70000000,
+    snapshot_id="s1",
+    hostname="web",
+    stop_signal=15,
+    stop_timeout_s=10.0,
+    started_at=NOW,
+    pid=4242,
+    ip_address="10.88.64.2",
+)
+
+
+class FakeAttachSession:
+    """Echoes standard input; the container exits with code 7 at the end of input, or when `exit_now` is set."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._queue: asyncio.Queue[LogBatch | ExitStatus] = asyncio.Queue()
+        self.closed = False
+        self.sizes: list[tuple[int, int]] = []
+        engine.sessions.append(self)
+
+    async def output(self) -> AsyncIterator[LogBatch | ExitStatus]:
+        while True:
+            item = await self._queue.get()
+            yield item
+
+    def emit(self, data: bytes, cursor: str = "1") -> None:
+        self._queue.put_nowait(LogBatch((LogRecord(1_000_000_001, False, data, False),), cursor))
+
+    def exit(self, code: int) -> None:
+        self._queue.put_nowait(ExitStatus(code))
+
+    async def write_stdin(self, data: bytes) -> None:
+        if self._engine.stdin_error is not None:
+            raise self._engine.stdin_error
+        self.emit(data)
+
+    async def close_stdin(self) -> None:
+        self.exit(7)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        self.sizes.append((rows, columns))
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+        self.closed = True
+
+
+@dataclass
+class FakeEngine:
+    """`error`, when set, is raised by everything. `calls` holds (name, arguments) of what was asked."""
+
+    error: BaseException | None = None
+    stdin_error: Exception | None = None
+    calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    sessions: list[FakeAttachSession] = field(default_factory=list)
+    context: bytes = b""
+    context_complete: bool = False
+    context_error: BaseException | None = None
+    hang: bool = False
+    open_streams: int = 0
+    block: asyncio.Event = field(default_factory=asyncio.Event)
+    images: list[Image] = field(default_factory=lambda: [IMAGE])
+    containers: list[Container] = field(default_factory=lambda: [CONTAINER])
+    log_lines: int = 3
+    log_line: bytes = b"line"
+    lines_given: int = 0
+
+    def _called(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, arguments))
+        if self.error is not None:
+            raise self.error
+
+    async def _maybe_hang(self) -> None:
+        if self.hang:
+            self.open_streams += 1
+            try:
+                await self.block.wait()
+            finally:
+                self.open_streams -= 1
+
+    def asked(self, name: str) -> tuple[Any, ...]:
+        """Arguments of the last call of that name."""
+        return [arguments for each, arguments in self.calls if each == name][-1]
+
+    # Images
+    async def pull(
+        self, request_id: str, reference: str, platform: Platform | None, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Image]:
+        self._called("pull", request_id, reference, platform, credentials)
+        yield Progress("sha256:" + "3" * 64, ProgressPhase.DOWNLOADING, 1, 2)
+        await self._maybe_hang()
+        yield Progress("sha256:" + "3" * 64, ProgressPhase.DONE, 2, 2)
+        yield IMAGE
+
+    async def push(
+        self, request_id: str, reference: str, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Pushed]:
+        self._called("push", request_id, reference, credentials)
+        yield Progress("sha256:" + "3" * 64, ProgressPhase.EXISTS)
+        yield Pushed("docker.io/library/busybox:latest", IMAGE.manifest_digest, 512)
+
+    async def build(
+        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+    ) -> AsyncIterator[BuildEvent | Image]:
+        self._called("build", request_id, request)
+        try:
+            async for chunk in context:
+                self.context += chunk
+        except BaseException as error:
+            self.context_error = error
+            raise
+        self.context_complete = True
+        async for item in self.follow_build(request_id, 0):
+            yield item
+
+    async def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+        self._called("follow_build", request_id, cursor)
+        bodies = (
+            StepStarted("s1", "0", 1, 2, "RUN x", 2, 3),
+            StepLog("s1", True, b"line\n"),
+            Progress("sha256:" + "3" * 64, ProgressPhase.WAITING),
+            BuildWarning("JSONArgsRecommended", "use JSON", 4, 4),
+            StepFinished("s1", True),
+        )
+        for at, body in enumerate(bodies, 1):
+            if at > cursor:
+                yield BuildEvent(at, NOW, body)
+        yield IMAGE
+
+    async def list_images(
+        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+    ) -> list[Image]:
+        self._called("list_images", reference, labels, dangling)
+        return self.images
+
+    async def inspect_image(self, name: str) -> tuple[Image, bytes]:
+        self._called("inspect_image", name)
+        return IMAGE, RAW_CONFIG
+
+    def image_users(self, image_id: str) -> int:
+        return 2
+
+    async def tag_image(self, source: str, target: str) -> None:
+        self._called("tag_image", source, target)
+
+    async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
+        self._called("remove_image", name, force)
+        return ["docker.io/library/busybox:latest"], [IMAGE.id]
+
+    # Containers
+    async def run(
+        self,
+        request_id: str,
+        spec: ContainerSpec,
+        pull_policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        keep_on_failure: bool,
+    ) -> tuple[Container, list[str]]:
+        self._called("run", request_id, spec, pull_policy, credentials, keep_on_failure)
+        await self._maybe_hang()
+        return replace(CONTAINER, spec=spec, request_id=request_id), ["a warning"]
+
+    async def start(self, name: str, request_id: str = "") -> Container:
+        self._called("start", name, request_id)
+        return CONTAINER
+
+    async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        self._called("stop", name, timeout_s, signal, request_id)
+        return replace(CONTAINER, state=ContainerState.EXITED, exit_code=0, finished_at=NOW, pid=0)
+
+    async def kill(self, name: str, signal: str, request_id: str = "") -> None:
+        self._called("kill", name, signal, request_id)
+
+    async def wait(self, name: str, condition: str) -> ExitStatus:
+        self._called("wait", name, condition)
+        await self._maybe_hang()
+        return ExitStatus(137, True, "killed")
+
+    async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
+        self._called("remove", name, force, volumes, request_id)
+        return CONTAINER.id
+
+    async def list_containers(self, wanted: ContainerFilter) -> list[Container]:
+        self._called("list_containers", wanted)
+        return self.containers
+
+    async def inspect_container(self, name: str) -> ContainerDetails:
+        self._called("inspect_container", name)
+        mounts = (MountPoint("volume", "data", "/var/lib/shoal/volumes/data", "/data", True),)
+        return ContainerDetails(CONTAINER, "/usr/bin/crun", mounts, "/var/lib/shoal/log", 65536)
+
+    async def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
+        self._called("logs", name, query)
+        for number in range(self.log_lines):
+            record = LogRecord(
+                1_700_000_000_123_456_789 + number, number % 2 == 1, b"%b %d\n" % (self.log_line, number), False
+            )
+            self.lines_given += 1
+            yield LogBatch((record,), str(number))
+        if query.follow:
+            await self._maybe_hang()
+
+    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> FakeAttachSession:
+        self._called("attach", name, cursor, stdout, stderr, stdin)
+        return FakeAttachSession(self)
+
+    # Volumes
+    async def list_volumes(self) -> list[Volume]:
+        self._called("list_volumes")
+        return [Volume("data", NOW), Volume("gone", NOW)]
+
+    async def volume_path(self, name: str) -> str:
+        if name == "gone":
+            raise NotFound("no volume gone", reason="VOLUME_NOT_FOUND")
+        return f"/var/lib/shoal/volumes/{name}/data"
+
+    async def remove_volume(self, name: str) -> None:
+        self._called("remove_volume", name)
+
+    # System
+    async def info(self) -> HostInfo:
+        self._called("info")
+        return HostInfo(
+            host_id="h1",
+            hostname="host",
+            operating_system="Debian",
+            kernel_version="6.18",
+            platform=Platform("linux", "amd64"),
+            cpus=2,
+            memory_bytes=1 << 30,
+            data_root="/var/lib/shoal",
+            cgroup_mode="hybrid",
+            runtime="crun",
+            containers_running=1,
+            containers_stopped=0,
+            images=1,
+            disk_free_bytes=1,
+            disk_total_bytes=2,
+            warnings=("no seccomp",),
+            version="0.1.0",
+        )
+
+    async def version(self) -> HostVersion:
+        self._called("version")
+        return HostVersion("0.1.0", "3.11", "6.18", "crun 1.8", "conmon 2.1", Platform("linux", "amd64"))
+
+    async def events(self, wanted: EventFilter) -> AsyncIterator[Event]:
+        self._called("events", wanted)
+        for cursor in (1, 2):
+            yield Event("container", "start", CONTAINER.id, NOW, {"name": "web"}, cursor)
+        await self._maybe_hang()
+
+    async def cancel(self, request_id: str) -> bool:
+        self._called("cancel", request_id)
+        return True
+
+
+@asynccontextmanager
+async def fake_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[FakeEngine]:
+    """For `shoald.daemon.serve`."""
+    yield FakeEngine()
