@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import os
-import stat
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -116,11 +116,11 @@ class LocalContent:
 
     def digests(self) -> list[Digest]:
         """All blobs there are."""
-        return [digest for algorithm in HEX_LENGTH for digest in _named(self._blobs / algorithm, algorithm + ":")]
+        return [digest for algorithm in HEX_LENGTH for digest in _named(self._blobs / algorithm, algorithm)]
 
     def partials(self) -> list[Digest]:
         """Digests of which a part is left for a resume, and nobody writes now."""
-        found = (d for algorithm in HEX_LENGTH for d in _named(self._ingest, f"{algorithm}:", f"{algorithm}-"))
+        found = (d for algorithm in HEX_LENGTH for d in _named(self._ingest, algorithm, f"{algorithm}-"))
         return [digest for digest in found if digest not in self._locks]
 
     def _blob(self, digest: Digest) -> Path:
@@ -283,16 +283,12 @@ async def _in_thread(what: str, work: Callable[[], T]) -> T:
         return await in_thread(work)
 
 
-def _named(directory: Path, prefix: str, strip: str = "") -> Iterator[Digest]:
+def _named(directory: Path, algorithm: str, prefix: str = "") -> list[Digest]:
+    """The digests that regular files in `directory` are named by; other entries are none of ours."""
+    pattern = re.compile(f"{prefix}([0-9a-f]{{{HEX_LENGTH[algorithm]}}})")
     with translated("list content", directory), os.scandir(directory) as entries:
-        for entry in entries:
-            algorithm, encoded = prefix[:-1], entry.name.removeprefix(strip)
-            if (
-                entry.name.startswith(strip)
-                and len(encoded) == HEX_LENGTH[algorithm]
-                and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode)
-            ):
-                yield Digest(algorithm, encoded)
+        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+    return [Digest(algorithm, match[1]) for name in files if (match := pattern.fullmatch(name))]
 
 
 def _mismatch(expected: Digest, actual: Digest) -> DataLoss:
