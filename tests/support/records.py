@@ -22,20 +22,20 @@ def sha(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def container(name: str = "web", *, mounts: tuple[Mount, ...] = (), **fields: Any) -> Container:
-    """A container whose id and request id follow from its name."""
+def container(key: str = "web", /, *, mounts: tuple[Mount, ...] = (), **fields: Any) -> Container:
+    """A container whose id and request id follow from its key, as does its name."""
     made = Container(
-        id=sha(name)[7:],
-        name=name,
-        request_id=f"request-{name}",
-        spec=ContainerSpec(image="busybox", name=name, mounts=mounts, labels={"a": "b"}),
+        id=sha(key)[7:],
+        name=key,
+        request_id=f"request-{key}",
+        spec=ContainerSpec(image="busybox", name=key, mounts=mounts, labels={"a": "b"}),
         image_id=sha("image"),
         process=Process(("sh", "-c", "true"), ("A=1",), "/", "0:0"),
         state=ContainerState.CREATED,
         created_at=TIME,
         userns_base=0,
         snapshot_id="",
-        hostname=name,
+        hostname=key,
         stop_signal=15,
         stop_timeout_s=10.0,
     )
