@@ -74,3 +74,8 @@ def ports(mappings: Sequence[container_pb2.PortMapping]) -> str:
 def label_text(labels: Mapping[str, str]) -> str:
     """`a=1,b=2`."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def stamp(time: Timestamp) -> str:
+    """RFC 3339 with nanoseconds, as docker's logs and inspect show it."""
+    return f"{time.ToDatetime():%Y-%m-%dT%H:%M:%S}.{time.nanos:09d}Z"

@@ -1,0 +1,128 @@
+"""A container as `inspect` shows it: Docker's names and shape, so that docker users' templates work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoalctl.commands.container_rows import STATES, stamp
+
+if TYPE_CHECKING:
+    from shoal.v1 import container_pb2
+
+_NO_TIME = "0001-01-01T00:00:00Z"
+_KINDS = ("", "bind", "volume", "tmpfs")
+_RESTARTS = ("no", "no", "on-failure", "always", "unless-stopped")
+
+
+def container_view(host: str, answer: container_pb2.ContainerServiceInspectResponse) -> dict[str, Any]:
+    """The object; `Host` is shoal's own addition."""
+    item, spec = answer.container, answer.spec
+    command = list(item.command)
+    return {
+        "Host": host,
+        "Id": item.id,
+        "Created": stamp(item.created_at),
+        "Path": command[0] if command else "",
+        "Args": command[1:],
+        "State": _state(item),
+        "Image": item.image_id,
+        "LogPath": answer.log_path,
+        "Name": f"/{item.name}",
+        "RestartCount": item.restart_count,
+        "Runtime": answer.runtime,
+        "UsernsBase": answer.userns_base,
+        "UsernsSize": answer.userns_size,
+        "HostConfig": _host_config(spec),
+        "Mounts": [
+            {
+                "Type": _KINDS[mount.kind],
+                "Name": mount.name,
+                "Source": mount.source,
+                "Destination": mount.target,
+                "RW": not mount.read_only,
+            }
+            for mount in answer.mounts
+        ],
+        "Config": _config(item, spec),
+        "NetworkSettings": {
+            "IPAddress": item.ip_address,
+            "Ports": _ports(item.ports),
+            "Networks": {spec.network or "bridge": {"IPAddress": item.ip_address}},
+        },
+    }
+
+
+def _state(item: container_pb2.Container) -> dict[str, Any]:
+    status = STATES[item.state]
+    return {
+        "Status": status,
+        "Running": status == "running",
+        "Paused": False,
+        "Restarting": status == "restarting",
+        "OOMKilled": item.oom_killed,
+        "Dead": status == "dead",
+        "Pid": item.pid,
+        "ExitCode": item.exit_code,
+        "Error": item.error,
+        "StartedAt": stamp(item.started_at) if item.HasField("started_at") else _NO_TIME,
+        "FinishedAt": stamp(item.finished_at) if item.HasField("finished_at") else _NO_TIME,
+    }
+
+
+def _config(item: container_pb2.Container, spec: container_pb2.ContainerSpec) -> dict[str, Any]:
+    return {
+        "Hostname": spec.hostname,
+        "User": spec.user,
+        "Tty": spec.tty,
+        "OpenStdin": spec.stdin_open,
+        "Env": list(spec.env),
+        "Cmd": list(spec.command),
+        "Image": item.image,
+        "WorkingDir": spec.working_dir,
+        "Entrypoint": list(spec.entrypoint),
+        "Labels": dict(sorted(item.labels.items())),
+        "StopSignal": spec.stop_signal,
+        "StopTimeout": spec.stop_timeout.seconds if spec.HasField("stop_timeout") else None,
+        "ExposedPorts": {_key(port): {} for port in spec.ports},
+    }
+
+
+def _host_config(spec: container_pb2.ContainerSpec) -> dict[str, Any]:
+    return {
+        "NetworkMode": spec.network or "bridge",
+        "PortBindings": _ports(spec.ports),
+        "RestartPolicy": {
+            "Name": _RESTARTS[spec.restart_policy.name],
+            "MaximumRetryCount": spec.restart_policy.max_retries,
+        },
+        "AutoRemove": spec.auto_remove,
+        "ReadonlyRootfs": spec.read_only,
+        "Init": spec.init,
+        "UsernsMode": spec.userns,
+        "Memory": spec.resources.memory_bytes,
+        "NanoCpus": spec.resources.nano_cpus,
+        "PidsLimit": spec.resources.pids_limit,
+        "Binds": [
+            f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
+            for mount in spec.mounts
+            if mount.kind != mount.KIND_TMPFS
+        ],
+        "Tmpfs": {mount.target: _tmpfs(mount) for mount in spec.mounts if mount.kind == mount.KIND_TMPFS},
+    }
+
+
+def _tmpfs(mount: container_pb2.Mount) -> str:
+    options = [f"size={mount.tmpfs_size_bytes}"] if mount.tmpfs_size_bytes else []
+    options += [f"mode={mount.tmpfs_mode:o}"] if mount.tmpfs_mode else []
+    return ",".join([*options, "ro"] if mount.read_only else options)
+
+
+def _ports(ports: Any) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for port in ports:
+        found.setdefault(_key(port), []).append({"HostIp": port.host_ip, "HostPort": str(port.host_port)})
+    return found
+
+
+def _key(port: container_pb2.PortMapping) -> str:
+    return f"{port.container_port}/{'udp' if port.protocol == port.PROTOCOL_UDP else 'tcp'}"

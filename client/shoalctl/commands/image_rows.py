@@ -1,0 +1,60 @@
+"""Images as rows, one for each name: Docker's field names, for tables, JSON and templates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from shoal.errors import InvalidArgument
+from shoal.reference import Reference
+from shoalctl.commands.container_rows import ID_LENGTH, label_text, moment
+from shoalctl.render.human import ago, size
+
+if TYPE_CHECKING:
+    from shoal.v1 import image_pb2
+
+_NONE = "<none>"
+
+
+def image_rows(
+    host: str, item: image_pb2.Image, now: datetime, *, reference: str = "", full: bool = False, once: bool = False
+) -> list[dict[str, Any]]:
+    """A row for each tag of the image that suits `reference`; `once`: at most one."""
+    names = [name for name in map(_split, item.tags) if not reference or _suits(name, reference)]
+    digest = item.manifest_digest or next((d.partition("@")[2] for d in item.repo_digests), "")
+    created = moment(item.created_at)
+    untagged = (next((_split(d)[0] for d in item.repo_digests), _NONE), _NONE)
+    rows = [
+        {
+            "Host": host,
+            "ID": item.id if full else item.id.removeprefix("sha256:")[:ID_LENGTH],
+            "Repository": repository,
+            "Tag": tag,
+            "Digest": digest or _NONE,
+            "CreatedAt": created.strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
+            "CreatedSince": ago(created, now) if item.created_at.seconds > 0 else "N/A",
+            "Size": size(item.size_bytes),
+            "SizeBytes": item.size_bytes,
+            "Platform": "/".join(filter(None, (item.platform.os, item.platform.architecture, item.platform.variant))),
+            "Containers": item.containers,
+            "Labels": label_text(item.labels),
+        }
+        for repository, tag in (names or [untagged])
+    ]
+    return rows[:1] if once else rows
+
+
+def _split(name: str) -> tuple[str, str]:
+    try:
+        reference = Reference.parse(name)
+    except InvalidArgument:
+        return name, _NONE
+    return reference.familiar_name, reference.tag or _NONE
+
+
+def _suits(name: tuple[str, str], wanted: str) -> bool:
+    try:
+        reference = Reference.parse(wanted)
+    except InvalidArgument:
+        return True
+    return name[0] == reference.familiar_name and reference.tag in (None, name[1])
