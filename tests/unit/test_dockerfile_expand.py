@@ -116,7 +116,8 @@ def test_agrees_with_the_reference_lexer(word: str, env: dict[str, str], escape:
         return
     assert expected is not None
     if "/" not in word:  # the oracle differs from Go where matches are empty and for a last escape
-        assert (found.text, list(found.words)) == (expected, words)
+        # The oracle makes words of empty quotes; Go does not.
+        assert (found.text, list(found.words)) == (expected, [w for w in words if w])
 
 
 @settings(max_examples=300, deadline=None)

@@ -211,12 +211,15 @@ class _Lexer:
             if not operator:
                 raise ValueError("syntax error: missing '}'")
         shown = ":" * colon + operator
-        if operator not in "+-?#%" or (colon and operator in "#%"):
-            raise ValueError(f"unsupported modifier ({shown}) in substitution")
+        unsupported = ValueError(f"unsupported modifier ({shown}) in substitution")
+        if (operator in "#%") if colon else (operator not in "+-?#%"):
+            raise unsupported
         word = self._inner("}", raw_escapes=operator in "#%", missing="syntax error: missing '}'")
         value = self._value(name)
         if value is None and self._keep_unset:
             return f"${{{name}{shown}{word}}}"
+        if operator not in "+-?#%":
+            raise unsupported
         if operator in "#%":
             return self._trimmed(operator, word, value or "")
         unset = value is None or (colon and not value)
