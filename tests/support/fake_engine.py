@@ -223,7 +223,7 @@ class FakeEngine:
     ) -> tuple[Container, list[str]]:
         self._called("run", request_id, spec, pull_policy, credentials, keep_on_failure)
         await self._maybe_hang()
-        return replace(CONTAINER, spec=spec, request_id=request_id), ["a warning"]
+        return replace(CONTAINER, spec=spec, ports=spec.ports, request_id=request_id), ["a warning"]
 
     async def start(self, name: str, request_id: str = "") -> Container:
         self._called("start", name, request_id)

@@ -51,7 +51,7 @@ def container(value: Container) -> pb.Container:
         oom_killed=value.oom_killed,
         error=value.error,
         labels=value.spec.labels,
-        ports=[port(each) for each in value.spec.ports],
+        ports=[port(each) for each in value.ports],
         ip_address=value.ip_address,
         pid=value.pid,
         restart_count=value.restart_count,
