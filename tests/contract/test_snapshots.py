@@ -86,6 +86,22 @@ async def test_a_container_sees_all_layers_and_writes_to_its_own(store: Snapshot
         assert sorted(os.listdir(path)) == ["a", "b", "new"]
 
 
+async def test_layers_unpacked_side_by_side_are_stacked_when_committed(store: Snapshotter) -> None:
+    one, two = await store.create_layer(None), await store.create_layer(None)
+    (store.fs_path(one.id) / "a").write_text("1")
+    (store.fs_path(two.id) / "b").write_text("2")
+    with pytest.raises(FailedPrecondition):
+        await store.commit(two.id, parent_id=one.id)
+    await store.sync()
+    lower = await store.commit(one.id, chain_id="sha256:1", durable=False)
+    upper = await store.commit(two.id, chain_id="sha256:2", durable=False, parent_id=lower.id)
+    assert upper.parent_id == lower.id
+    async with store.mounted(upper.id) as path:
+        assert sorted(os.listdir(path)) == ["a", "b"]
+    with pytest.raises(FailedPrecondition):
+        await store.commit(lower.id, chain_id="sha256:1", parent_id=upper.id)
+
+
 async def test_scratch(store: Snapshotter) -> None:
     async with store.mounted(None) as path:
         assert os.listdir(path) == []

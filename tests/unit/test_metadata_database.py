@@ -198,8 +198,14 @@ def test_a_row_that_cannot_be_read_is_named(md: Metadata) -> None:
     assert caught.value.reason == "METADATA_CORRUPT"
 
 
-def test_flush_works_from_a_thread(md: Metadata) -> None:
-    md.meta.set("k", "v")
+def test_flush_works_from_a_thread(md: Metadata, path: Path) -> None:
+    for _ in range(3):
+        md.meta.set("k", "v")
+        md._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    md.meta.set("k", "w")
+    wal = path.with_name("meta.db-wal").stat()
+    assert os.fstat(md._db._wal).st_ino == wal.st_ino
+    assert wal.st_size > 0
     failed: list[BaseException] = []
 
     def flush() -> None:
