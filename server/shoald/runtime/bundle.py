@@ -55,6 +55,12 @@ class RunDirectory:
         for directory in (self.exits, self.runtime_root, self.terminals):
             directory.mkdir(mode=0o700, exist_ok=True)
 
+    def containers(self) -> list[ContainerFiles]:
+        """All containers that have a directory."""
+        shared = {self.exits.name, self.runtime_root.name, self.terminals.name}
+        names = [entry.name for entry in self.path.iterdir() if entry.is_dir() and entry.name not in shared]
+        return [self.container(name) for name in names if _ID.fullmatch(name)]
+
     def container(self, container_id: str) -> ContainerFiles:
         """The files of one container. Raises InvalidArgument (INVALID_ID) for an id that can't be a file name."""
         if _ID.fullmatch(container_id) is None:
@@ -111,6 +117,12 @@ class ContainerFiles:
             return msgspec.json.decode((self.directory / "monitored").read_bytes(), type=Monitored)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
+
+    def write_exit(self, exit_code: int) -> None:
+        """Write the exit file as conmon does: a temporary file, then a rename."""
+        temporary = self.exit_file.with_name(f".{self.container_id}")
+        temporary.write_text(str(exit_code))
+        temporary.replace(self.exit_file)
 
     def oom_seen(self) -> bool:
         """True when conmon noticed that the kernel killed for lack of memory."""

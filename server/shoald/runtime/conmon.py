@@ -12,12 +12,15 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
+from shoald.host import cgroups
+from shoald.host.cgroups import Cgroups
 from shoald.host.pid import process_alive, process_start_time, send_signal, wait_process
 from shoald.host.process import run
-from shoald.runtime import cgroup
+from shoald.host.usage import oom_kills
 from shoald.runtime.attach import StdinConnections
 from shoald.runtime.bundle import ContainerFiles, Monitored, RunDirectory
 from shoald.runtime.exits import ExitWatch
+from shoald.runtime.lost import MonitorWatch
 from shoald.runtime.messages import errors_in, runtime_error
 from shoald.runtime.monitor import Monitor, Report, end_monitor, kill_monitor, monitor_identity
 from shoald.runtime.ports import Bundle, Created, Exit, StdinWriter
@@ -32,25 +35,40 @@ _LONGEST_RUN_DIR = 80
 
 
 class ConmonRuntime:
-    """Implements `ContainerRuntime`. `run_dir` is a directory of ours alone, on a tmpfs."""
+    """Implements `ContainerRuntime`. `run_dir` is a directory of ours alone, on a tmpfs.
 
-    def __init__(self, runtime: OciRuntime, *, conmon: str, run_dir: Path) -> None:
+    `host_cgroups`: the host's hierarchies, when the caller has found them already.
+    """
+
+    def __init__(self, runtime: OciRuntime, *, conmon: str, run_dir: Path, host_cgroups: Cgroups | None = None) -> None:
         if len(os.fsencode(run_dir)) > _LONGEST_RUN_DIR:
             message = (
                 f"the run directory {run_dir} is longer than {_LONGEST_RUN_DIR} bytes: sockets in it would not work"
             )
             raise InvalidArgument(message, reason="RUN_DIR_TOO_LONG")
         self._runtime = runtime
+        self._cgroups = cgroups.detect() if host_cgroups is None else host_cgroups
         self._directory = RunDirectory(run_dir)
         self._directory.prepare()
         self._monitor = Monitor(conmon, runtime.path, runtime.arguments, self._directory)
         self._stdin = StdinConnections(self._directory)
+        self._monitors = MonitorWatch()
         self._commands: dict[str, tuple[str, str]] = {}
 
     @property
     def name(self) -> str:
         """Path of the OCI runtime in use."""
         return self._runtime.path
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory."""
+        return self._directory.path
+
+    def close(self) -> None:
+        """Let go of descriptors; the containers stay as they are."""
+        self._stdin.close()
+        self._monitors.close()
 
     def bundle_dir(self, container_id: str) -> Path:
         """The container's directory, made if missing."""
@@ -92,7 +110,9 @@ class ConmonRuntime:
         if start_time is None or monitor is None:
             raise Internal("the container ended before it was started", reason="RUNTIME_FAILED")
         cgroup_path = str(bundle.config["linux"]["cgroupsPath"])
-        files.write_monitored(Monitored(pid, start_time, *monitor, cgroup_path, bundle.stdin_open, bundle.tty))
+        noted = Monitored(pid, start_time, *monitor, cgroup_path, bundle.stdin_open, bundle.tty)
+        files.write_monitored(noted)
+        self._monitors.watch(files, noted)
         return Created(pid, start_time)
 
     def _runtime_message(self, files: ContainerFiles, report: Report) -> str:
@@ -137,7 +157,7 @@ class ConmonRuntime:
         if running is None:
             return
         send_signal(running.pid, running.start_time, signal.SIGKILL)
-        _kill_cgroup(running.cgroup_path)
+        await cgroups.kill(self._cgroups, running.cgroup_path)
 
     async def delete(self, container_id: str) -> None:
         """End what runs and remove all but a mounted root file system; see the protocol."""
@@ -153,6 +173,7 @@ class ConmonRuntime:
     async def _discard(self, files: ContainerFiles, cgroup_path: str) -> None:
         """Undo create and start, whatever of them was done; the bundle directory stays."""
         self._stdin.drop(files.container_id)
+        self._monitors.forget(files.container_id)
         self._commands.pop(files.container_id, None)
         noted = files.monitored()
         monitor = (noted.monitor_pid, noted.monitor_start_time) if noted else None
@@ -169,7 +190,10 @@ class ConmonRuntime:
             await wait_process(noted.pid, noted.start_time)
         if monitor is not None:
             await end_monitor(*monitor)
-        await _empty_cgroup(cgroup_path)
+        if cgroup_path:
+            # What a killed runtime left half-made.
+            await cgroups.kill(self._cgroups, cgroup_path)
+            await cgroups.remove(self._cgroups, cgroup_path)
         files.clear()
         self._forget_runtime_state(files.container_id)
 
@@ -190,18 +214,25 @@ class ConmonRuntime:
             exit_code = int(text)
         except (FileNotFoundError, ValueError):
             return None
+        self._stdin.drop(container_id)
         noted = files.monitored()
-        oom = files.oom_seen() or (noted is not None and cgroup.oom_killed(noted.cgroup_path))
+        oom = files.oom_seen() or (noted is not None and bool(oom_kills(self._cgroups, noted.cgroup_path)))
         return Exit(container_id, exit_code, oom, finished_at_ns)
 
     def exits(self) -> AsyncIterator[Exit]:
-        """Exits from now on."""
-        return ExitWatch(self._directory.exits, self.exit_of)
+        """Exits from now on; takes up the watch over the monitors that an earlier daemon left."""
+        watch = ExitWatch(self._directory.exits, self.exit_of)
+        for files in self._directory.containers():
+            noted = files.monitored()
+            if noted is not None:
+                self._monitors.watch(files, noted)
+        return watch
 
     def running_pid(self, container_id: str) -> Created | None:
         """The first process, verified alive by start time; None otherwise."""
-        noted = self._directory.container(container_id).monitored()
-        if noted is None or not process_alive(noted.pid, noted.start_time):
+        files = self._directory.container(container_id)
+        noted = files.monitored()
+        if noted is None or files.exit_file.exists() or not process_alive(noted.pid, noted.start_time):
             return None
         return Created(noted.pid, noted.start_time)
 
@@ -223,22 +254,3 @@ class ConmonRuntime:
             os.write(fd, b"1 %d %d\n" % (rows, columns))
         finally:
             os.close(fd)
-
-
-def _kill_cgroup(cgroup_path: str) -> None:
-    for pid in cgroup.processes(cgroup_path):
-        start_time = process_start_time(pid)
-        if start_time is not None and pid in cgroup.processes(cgroup_path):
-            send_signal(pid, start_time, signal.SIGKILL)
-
-
-async def _empty_cgroup(cgroup_path: str) -> None:
-    """Kill what is left in the cgroup (a runtime's half-made init) and remove it."""
-    if not cgroup_path:
-        return
-    for pid in cgroup.processes(cgroup_path):
-        start_time = process_start_time(pid)
-        if start_time is not None:
-            send_signal(pid, start_time, signal.SIGKILL)
-            await wait_process(pid, start_time)
-    cgroup.remove(cgroup_path)

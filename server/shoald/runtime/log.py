@@ -130,6 +130,17 @@ def end_cursor(path: Path) -> str:
         log.close()
 
 
+def cursor_at(path: Path, offset: int) -> str:
+    """The cursor for a place that is known to be the start of a line; "" (the beginning) when there is no log."""
+    log = LogFile.open(path)
+    if log is None:
+        return ""
+    try:
+        return log.cursor(min(offset, log.size()))
+    finally:
+        log.close()
+
+
 async def read_log(path: Path, query: LogQuery, *, finished: asyncio.Event | None = None) -> AsyncIterator[LogBatch]:
     """Batches of the log (at most 256 KiB each). With `query.follow`, until `finished` is set and all is read.
 

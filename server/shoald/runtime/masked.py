@@ -22,5 +22,6 @@ READONLY_PATHS: tuple[str, ...] = (
     "/proc/fs",
     "/proc/irq",
     "/proc/sys",
+    "/sys/fs/cgroup",
     "/proc/sysrq-trigger",
 )

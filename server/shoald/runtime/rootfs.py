@@ -43,8 +43,8 @@ def read_file(rootfs: Path, path: str, *, limit: int) -> bytes | None:
     return data
 
 
-def canonical_path(rootfs: Path, path: str, mounts: Mapping[str, str]) -> str:
-    """`path` with every symlink resolved as the container will resolve it; what does not exist stays as written.
+def steps(rootfs: Path, path: str, mounts: Mapping[str, str]) -> Iterator[str]:
+    """Where the container's kernel will be after each step of resolving `path`; what does not exist stays as written.
 
     `mounts`: container path -> host path of what will be mounted there. Raises InvalidArgument (TOO_MANY_LINKS).
     """
@@ -53,20 +53,20 @@ def canonical_path(rootfs: Path, path: str, mounts: Mapping[str, str]) -> str:
     links = 0
     while todo:
         part = todo.pop()
-        if part == ".." or part == ".":
+        if part == "..":
             del done[-1:]
             continue
-        target = _link_target(rootfs, mounts, done, part) if part else None
+        target = _link_target(rootfs, mounts, done, part)
         if target is None:
-            done += [part] if part else []
+            done.append(part)
+            yield "/" + "/".join(done)
             continue
         links += 1
         if links > MAX_LINKS:
             raise InvalidArgument(f"{path!r} leads through too many symbolic links", reason="TOO_MANY_LINKS")
         if target.startswith("/"):
             done.clear()
-        todo += [piece for piece in reversed(target.split("/")) if piece]
-    return "/" + "/".join(done)
+        todo += [piece for piece in reversed(target.split("/")) if piece not in ("", ".")]
 
 
 def _link_target(rootfs: Path, mounts: Mapping[str, str], done: list[str], part: str) -> str | None:
