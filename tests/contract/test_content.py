@@ -39,7 +39,7 @@ def local(tmp_path: Path) -> LocalContent:
 async def ingest(store: ContentStore, body: bytes = BODY, digest: Digest = DIGEST, size: int | None = None) -> Path:
     async with store.ingest(digest, len(body) if size is None else size) as writer:
         for start in range(writer.offset, len(body), 1 << 20):
-            writer.write(body[start : start + (1 << 20)])
+            await writer.append(body[start : start + (1 << 20)])
         return await writer.commit()
 
 

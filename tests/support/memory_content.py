@@ -97,6 +97,9 @@ class MemoryIngest:
             raise DataLoss(f"{self._digest} is too long", reason="SIZE_MISMATCH")
         self._store.parts[self._digest] += chunk
 
+    async def append(self, chunk: bytes) -> None:
+        self.write(chunk)
+
     async def commit(self) -> Path:
         if self._open:
             if self.offset != self._size:

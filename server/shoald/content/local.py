@@ -225,6 +225,10 @@ class LocalIngest:
             self._drop()
             raise
 
+    async def append(self, chunk: bytes) -> None:
+        """`write` in a thread: a disk that is behind with its writes does not hold up the event loop."""
+        await in_thread(functools.partial(self.write, chunk))
+
     async def commit(self) -> Path:
         """Verify size and digest, fsync, rename, fsync the directory. Raises DataLoss (SIZE_MISMATCH for too few bytes,
         which stay for a resume; DIGEST_MISMATCH, which discards), ResourceExhausted (DISK_FULL, which discards)."""

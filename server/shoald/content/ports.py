@@ -20,6 +20,9 @@ class Ingest(Protocol):
     def write(self, chunk: bytes) -> None:
         """Append and hash. Raises DataLoss (SIZE_MISMATCH) past the expected size, ResourceExhausted (DISK_FULL)."""
 
+    async def append(self, chunk: bytes) -> None:
+        """`write` without holding up the event loop: the way for large blobs."""
+
     async def commit(self) -> Path:
         """Verify size and digest, fsync, rename, fsync the directory. DataLoss (DIGEST_MISMATCH) discards."""
 

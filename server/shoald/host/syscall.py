@@ -34,6 +34,7 @@ RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 
 _EXHAUSTED = {
     errnos.ENOSPC: "DISK_FULL",
@@ -58,7 +59,9 @@ def failure(what: str, code: int, *, path: str | os.PathLike[str] | None = None,
     if path is not None:
         metadata["path"] = os.fspath(path)
     if code in _EXHAUSTED:
-        return ResourceExhausted(message, reason=_EXHAUSTED[code], metadata=metadata)
+        hint = "free some space: remove images, containers or volumes that are no longer needed"
+        full = code in (errnos.ENOSPC, errnos.EDQUOT)
+        return ResourceExhausted(message, reason=_EXHAUSTED[code], hint=hint if full else None, metadata=metadata)
     if code in (errnos.EPERM, errnos.EACCES):
         hint = "run shoald as root with all capabilities; see `shoald doctor`"
         return FailedPrecondition(message, reason="NOT_PERMITTED", hint=hint, metadata=metadata)
