@@ -6,7 +6,7 @@ import platform
 from collections import Counter as Tally
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
@@ -23,6 +23,7 @@ class Metrics:
     """Everything that is counted: an `Observer` of the API's gate and the `EngineMetrics` of the engine."""
 
     def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, and nobody reads them
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         info = Gauge("shoald_info", "Version of the daemon.", ["version", "python"], registry=self.registry)
