@@ -229,7 +229,12 @@ def _decimal(text: bytes) -> int:
 def _time_ns(text: bytes) -> int:
     negative = text.startswith(b"-")
     seconds, _, fraction = text.removeprefix(b"-").partition(b".")
-    if len(seconds) > 20 or not (seconds or fraction) or not (seconds or b"0").isdigit() or not (fraction or b"0").isdigit():
+    if (
+        len(seconds) > 20
+        or not (seconds or fraction)
+        or not (seconds or b"0").isdigit()
+        or not (fraction or b"0").isdigit()
+    ):
         raise Refused(f"invalid time in a pax header: {_shown(text)}")
     value = int(seconds or b"0") * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
     return -value if negative else value

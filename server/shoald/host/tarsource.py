@@ -21,7 +21,7 @@ _RATIO_FLOOR = 1 << 30
 _LZMA_MEMORY = 512 << 20
 
 
-class Refused(Exception):  # noqa: N818 -- it is an answer, not a defect
+class Refused(Exception):
     """The archive is not acceptable. `reason` is stable: BAD_ARCHIVE, TRUNCATED, ARCHIVE_TOO_LARGE."""
 
     def __init__(self, message: str, reason: str = "BAD_ARCHIVE") -> None:

@@ -3,8 +3,8 @@
     python -I -m shoald.host.unpack --mode layer|context|archive [--into PATH] [--id-base N]
         [--max-bytes N] [--max-entries N] [--max-ratio N]
 
-`layer` is an OCI image layer (image-spec `layer.md`: whiteouts become overlayfs's), `context` a build context (all owned by
-root, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz). `--into` is a path inside the working
+`layer` is an OCI image layer (image-spec `layer.md`: whiteouts become overlayfs's), `context` a build context (all owned
+by root, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz). `--into` is a path inside the working
 directory, which stays the root that symlinks are resolved in. The compression is found by magic bytes.
 
 Writes one line of JSON: {"diff_id", "tar_bytes", "content_bytes", "entries", "implicit", "opaque_root"}, or
@@ -82,7 +82,7 @@ def _reason(error: OSError) -> str:
 
 
 def _message(error: OSError) -> str:
-    where = f" {ascii(os.fsdecode(error.filename)[:200])}" if isinstance(error.filename, str | bytes) else ""
+    where = f" {os.fsdecode(error.filename)[:200]!a}" if isinstance(error.filename, str | bytes) else ""
     return f"unpack{where}: {error.strerror}"
 
 

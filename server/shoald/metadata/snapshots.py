@@ -72,6 +72,21 @@ class Snapshots:
         if not ancestors[0].committed or any(each.id == snapshot_id for each in ancestors):
             raise FailedPrecondition(f"snapshot {parent_id} is not committed", reason="SNAPSHOT_NOT_COMMITTED")
 
+    def adopt(self, snapshot_id: str, parent_id: str | None) -> None:
+        """Put an active snapshot on top of another one (None: of nothing): for layers that were made before those below.
+
+        Raises NotFound (SNAPSHOT_NOT_FOUND), FailedPrecondition (SNAPSHOT_COMMITTED).
+        """
+        with self._db.transaction():
+            snapshot = self.get(snapshot_id)
+            if snapshot is None:
+                raise _missing(snapshot_id)
+            if parent_id is not None and self.get(parent_id) is None:
+                raise _missing(parent_id)
+            if snapshot.committed:
+                raise FailedPrecondition(f"snapshot {snapshot_id} is committed", reason="SNAPSHOT_COMMITTED")
+            self._db.execute("UPDATE snapshots SET parent_id = ? WHERE id = ?", [parent_id, snapshot_id])
+
     def delete(self, snapshot_id: str) -> bool:
         """Delete the row (and build cache entries that name it); False when there was none.
 

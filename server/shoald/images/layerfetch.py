@@ -1,0 +1,161 @@
+"""One layer, from the registry into the content store and a staged snapshot, in one pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from msgspec import Struct
+
+from shoal.digest import Digest
+from shoal.errors import DataLoss, InvalidArgument, ResourceExhausted, ShoalError
+from shoal.reference import Reference
+from shoald.content.ports import ContentStore, Ingest
+from shoald.host.blocking import to_end
+from shoald.images.progress import Meter
+from shoald.images.unpacker import Unpacked, UnpackLimits, unpacking
+from shoald.metadata import HoldKind, Metadata
+from shoald.model.image import ProgressPhase
+from shoald.model.snapshot import Snapshot
+from shoald.oci.manifest import Descriptor
+from shoald.registry.ports import Credentials, Registry
+from shoald.snapshots.ports import Snapshotter
+
+
+class Staged(Struct, frozen=True):
+    """An unpacked layer that is not committed yet, and the lease that holds it and its blob."""
+
+    snapshot: Snapshot
+    unpacked: Unpacked
+    lease: str
+
+
+class Origin(Struct, frozen=True):
+    """Where a layer comes from."""
+
+    ref: Reference
+    descriptor: Descriptor
+    diff_id: str
+    credentials: Credentials | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """Of the compressed blob."""
+        return Digest.parse(self.descriptor.digest)
+
+
+class LayerFetcher:
+    """Fetches layers; safe for many at once."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        content: ContentStore,
+        snapshots: Snapshotter,
+        registry: Registry,
+        gate: asyncio.Semaphore,
+        limits: UnpackLimits,
+    ) -> None:
+        self._md = md
+        self._content = content
+        self._snapshots = snapshots
+        self._registry = registry
+        self._gate = gate
+        self._limits = limits
+
+    async def fetch(self, origin: Origin, meter: Meter) -> Staged:
+        """Download (unless the blob is here), verify, unpack, verify again.
+
+        Leaves nothing behind when it fails, but for what a next try can resume from.
+
+        Raises DataLoss (DIGEST_MISMATCH, SIZE_MISMATCH, LAYER_MISMATCH, TRUNCATED), InvalidArgument (BAD_LAYER),
+        ResourceExhausted (DISK_FULL, ARCHIVE_TOO_LARGE), and what the registry raises.
+        """
+        meter.phase(ProgressPhase.WAITING)
+        async with self._gate:
+            lease = self._md.leases.create("layer")
+            try:
+                self._md.leases.hold(lease, HoldKind.BLOB, str(origin.digest))
+                return await self._stage(origin, meter, lease)
+            except BaseException:
+                self._md.leases.release(lease)
+                raise
+
+    async def drop(self, staged: Staged) -> None:
+        """Give a staged layer back; one that was committed meanwhile stays."""
+        try:
+            snapshot = self._md.snapshots.get(staged.snapshot.id)
+            if snapshot is not None and not snapshot.committed:
+                await self._snapshots.remove(snapshot.id)
+        finally:
+            self._md.leases.release(staged.lease)
+
+    async def _stage(self, origin: Origin, meter: Meter, lease: str) -> Staged:
+        snapshot = await self._snapshots.create_layer(None, lease=lease)
+        try:
+            unpacked = await self._fill(origin, meter, snapshot)
+            if unpacked.diff_id != origin.diff_id:
+                raise DataLoss(
+                    f"layer {origin.digest} unpacks to {unpacked.diff_id}, but the image says {origin.diff_id}",
+                    reason="LAYER_MISMATCH",
+                    hint="the image is broken: build and push it again",
+                    metadata={"digest": str(origin.digest)},
+                )
+        except BaseException:
+            await to_end(self._snapshots.remove(snapshot.id))
+            raise
+        return Staged(snapshot, unpacked, lease)
+
+    async def _fill(self, origin: Origin, meter: Meter, snapshot: Snapshot) -> Unpacked:
+        digest, size = origin.digest, origin.descriptor.size
+        directory = self._snapshots.fs_path(snapshot.id)
+        async with self._content.ingest(digest, size) as ingest:
+            try:
+                if ingest.offset == 0 and size > 0:
+                    async with unpacking(directory, "layer", limits=self._limits) as unpacker:
+                        async for chunk in self._download(origin, meter, ingest):
+                            await unpacker.write(chunk)
+                        meter.phase(ProgressPhase.UNPACKING, size)
+                        # First the digest: it is the better explanation of an archive that makes no sense.
+                        await ingest.commit()
+                        with _as_layer(digest):
+                            return await unpacker.finish()
+                # Resumed or complete: what is there already must be unpacked too.
+                async for _ in self._download(origin, meter, ingest):
+                    pass
+                path = await ingest.commit()
+            except ResourceExhausted:
+                await to_end(ingest.discard())
+                raise
+        meter.phase(ProgressPhase.UNPACKING, size)
+        async with unpacking(directory, "layer", source=path, limits=self._limits) as unpacker:
+            with _as_layer(digest):
+                return await unpacker.result()
+
+    async def _download(self, origin: Origin, meter: Meter, ingest: Ingest) -> AsyncIterator[bytes]:
+        if ingest.offset >= origin.descriptor.size:
+            return
+        meter.phase(ProgressPhase.DOWNLOADING, ingest.offset)
+        async with self._registry.blob(
+            origin.ref, origin.descriptor, ingest.offset, credentials=origin.credentials
+        ) as chunks:
+            async for chunk in chunks:
+                ingest.write(chunk)
+                meter.advance(ingest.offset)
+                yield chunk
+
+
+@contextlib.contextmanager
+def _as_layer(digest: Digest) -> Iterator[None]:
+    """Name the layer in errors of the unpacker."""
+    try:
+        yield
+    except (InvalidArgument, DataLoss, ResourceExhausted) as error:
+        renamed: ShoalError = type(error)(
+            f"layer {digest.short}: {error.message}",
+            reason="BAD_LAYER" if error.reason == "BAD_ARCHIVE" else error.reason,
+            hint=error.hint,
+            metadata={**error.metadata, "digest": str(digest)},
+        )
+        raise renamed from error

@@ -1,0 +1,104 @@
+"""Names of images, and their end, as Docker has it."""
+
+from __future__ import annotations
+
+from shoal.errors import FailedPrecondition, InvalidArgument
+from shoal.reference import Reference
+from shoald.metadata import Metadata
+from shoald.model.container import ContainerState
+from shoald.model.image import Image
+
+_ENDED = frozenset({ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD, ContainerState.REMOVING})
+
+
+def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[str]]:
+    """Take a name away, and delete the image with its last one; what is garbage then is the collector's.
+
+    By tag or digest reference: only this name, as long as another tag is left. By id: the image with all its names, if
+    they are in one repository or `force` is given. Returns (untagged references, deleted ids).
+    Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (AMBIGUOUS_ID), FailedPrecondition (IMAGE_IN_USE: by a running
+    container always, by a stopped one unless forced; IMAGE_HAS_NAMES).
+    """
+    with md.transaction():
+        image = md.images.find(name)
+        reference = _as_name(name, image)
+        if reference is not None:
+            going = _going(reference, image)
+            if set(going) < {*image.tags, *image.repo_digests}:
+                for each in going:
+                    _unname(md, each)
+                return going, []
+        elif not force and len({Reference.parse(tag).name for tag in image.tags}) > 1:
+            raise FailedPrecondition(
+                f"image {_short(image)} has names in several repositories: {', '.join(image.tags)}",
+                reason="IMAGE_HAS_NAMES",
+                hint="remove the names one by one, or use --force",
+                metadata={"image": image.id},
+            )
+        _check_users(md, image, force)
+        md.images.delete(image.id)
+        return [*image.tags, *image.repo_digests], [image.id]
+
+
+def tag_image(md: Metadata, source: str, target: str) -> tuple[Image, str]:
+    """Give an image another name; one that another image had moves (that image stays, nameless if need be).
+
+    Returns the image and the canonical name. Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (INVALID_REFERENCE).
+    """
+    reference = Reference.parse(target)
+    if reference.digest is not None:
+        raise InvalidArgument("a tag can't have a digest", reason="INVALID_REFERENCE")
+    canonical = str(reference.with_default_tag())
+    with md.transaction():
+        image = md.images.find(source)
+        md.images.tag(canonical, image.id)
+        tagged = md.images.get(image.id)
+        assert tagged is not None
+        return tagged, canonical
+
+
+def _as_name(name: str, image: Image) -> str | None:
+    """The stored form of `name` when it is one of the image's names rather than (a part of) its id."""
+    names = {*image.tags, *image.repo_digests}
+    if name in names:
+        return name
+    if image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
+        return None
+    try:
+        canonical = str(Reference.parse(name).docker_ref())
+    except InvalidArgument:
+        return None
+    return canonical if canonical in names else None
+
+
+def _going(reference: str, image: Image) -> list[str]:
+    """What goes with a name: with a repository's last tag its digests, which would keep the image for nobody."""
+    repository = Reference.parse(reference).name
+    left = [tag for tag in image.tags if tag != reference and Reference.parse(tag).name == repository]
+    if reference in image.repo_digests or left:
+        return [reference]
+    return [reference, *(each for each in image.repo_digests if Reference.parse(each).name == repository)]
+
+
+def _unname(md: Metadata, reference: str) -> None:
+    if not md.images.untag(reference):
+        md.images.remove_repo_digest(reference)
+
+
+def _check_users(md: Metadata, image: Image, force: bool) -> None:
+    for container in md.containers.using_image(image.id):
+        running = container.state not in _ENDED
+        if running or not force:
+            state = "running" if running else "stopped"
+            raise FailedPrecondition(
+                f"image {_short(image)} is used by the {state} container {container.name}",
+                reason="IMAGE_IN_USE",
+                hint=f"stop and remove it first: `shoal rm -f {container.name}`"
+                if running
+                else f"remove it first: `shoal rm {container.name}`, or use --force",
+                metadata={"image": image.id, "container": container.id},
+            )
+
+
+def _short(image: Image) -> str:
+    return image.id.removeprefix("sha256:")[:12]

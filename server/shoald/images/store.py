@@ -1,0 +1,89 @@
+"""Images of this host: pull, push, tag, remove."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shoal.platform import Platform
+from shoal.reference import Reference
+from shoald.content.ports import ContentStore
+from shoald.images.layerfetch import LayerFetcher
+from shoald.images.pull import Puller
+from shoald.images.push import Pusher
+from shoald.images.removal import remove_image, tag_image
+from shoald.images.unpacker import UnpackLimits
+from shoald.metadata import Metadata
+from shoald.model.image import Image, Progress
+from shoald.registry.ports import Credentials, Registry
+from shoald.snapshots.ports import Snapshotter
+
+PARALLEL = 3
+"""Layers that are fetched, or sent, at the same time: Docker's default."""
+
+Emit = Callable[[Progress], None]
+
+
+class ImageStore:
+    """What the use cases need of images. Safe for many tasks of one event loop."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        content: ContentStore,
+        snapshots: Snapshotter,
+        registry: Registry,
+        *,
+        platform: Platform | None = None,
+        parallel: int = PARALLEL,
+        limits: UnpackLimits | None = None,
+    ) -> None:
+        """`platform` is what images are pulled for when the caller does not say (default: this machine's);
+        `parallel` bounds the layers in transfer, of all pulls together and of all pushes together."""
+        self._md = md
+        self._platform = platform or Platform.host()
+        fetcher = LayerFetcher(md, content, snapshots, registry, asyncio.Semaphore(parallel), limits or UnpackLimits())
+        self._puller = Puller(md, content, snapshots, registry, fetcher)
+        self._pusher = Pusher(md, content, registry, parallel)
+
+    async def pull(
+        self,
+        reference: str | Reference,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        progress: Emit = lambda _: None,
+    ) -> Image:
+        """Fetch an image with all its layers, unpacked; only what is missing is downloaded.
+
+        A reference without tag and digest means `latest`; one with a digest gives the image no tag. Until all is there
+        no image is visible; what a failed or cancelled pull has downloaded is kept for the next try until it is
+        collected, unless the disk is full. Pulls at the same time share layers. Progress ids are layer digests.
+
+        Raises InvalidArgument (INVALID_REFERENCE, BAD_MANIFEST, BAD_IMAGE_CONFIG, BAD_LAYER, PATH_ESCAPE,
+        NOT_AN_IMAGE, TOO_MANY_LAYERS), NotFound (IMAGE_NOT_FOUND, NO_MATCHING_PLATFORM), DataLoss (DIGEST_MISMATCH,
+        SIZE_MISMATCH, LAYER_MISMATCH, TRUNCATED), ResourceExhausted (DISK_FULL, ARCHIVE_TOO_LARGE) and what registries
+        raise.
+        """
+        return await self._puller.pull(_parsed(reference), platform or self._platform, credentials, progress)
+
+    async def push(
+        self, reference: str | Reference, credentials: Credentials | None = None, progress: Emit = lambda _: None
+    ) -> tuple[str, int]:
+        """Send an image to the registry that its name says; digest and size of the manifest.
+
+        Only missing blobs are sent (or mounted from another repository), the manifest last. Progress ids are blob
+        digests. Raises NotFound (IMAGE_NOT_FOUND), FailedPrecondition (LAYER_BLOB_MISSING), what registries raise.
+        """
+        return await self._pusher.push(_parsed(reference), credentials, progress)
+
+    def tag(self, source: str, target: str) -> Image:
+        """Give an image another name; see removal.tag_image."""
+        return tag_image(self._md, source, target)[0]
+
+    async def remove_image(self, name: str, force: bool = False) -> tuple[list[str], list[str]]:
+        """Take a name away, and with the last one the image; see removal.remove_image. Collects no garbage."""
+        return remove_image(self._md, name, force)
+
+
+def _parsed(reference: str | Reference) -> Reference:
+    return (Reference.parse(reference) if isinstance(reference, str) else reference).docker_ref()
