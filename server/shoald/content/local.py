@@ -94,7 +94,7 @@ class LocalContent:
     async def stream(self, digest: Digest, offset: int = 0) -> AsyncIterator[bytes]:
         """The blob in chunks of 1 MiB. Raises NotFound (BLOB_NOT_FOUND)."""
         with self._open(digest) as fd:
-            while chunk := await asyncio.to_thread(os.pread, fd, CHUNK, offset):
+            while chunk := await in_thread(functools.partial(os.pread, fd, CHUNK, offset)):
                 offset += len(chunk)
                 yield chunk
 
