@@ -98,6 +98,8 @@ def _load(arguments: argparse.Namespace) -> configuration.Config:
 
 def _serve(arguments: argparse.Namespace) -> None:
     config = _load(arguments)
+    # Directories that user namespaces pass through are 0711, whatever umask the caller has.
+    os.umask(0o022)
     from shoald import log
 
     log.configure(config.log_level, config.log_format)
