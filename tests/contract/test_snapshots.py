@@ -86,20 +86,29 @@ async def test_a_container_sees_all_layers_and_writes_to_its_own(store: Snapshot
         assert sorted(os.listdir(path)) == ["a", "b", "new"]
 
 
-async def test_layers_unpacked_side_by_side_are_stacked_when_committed(store: Snapshotter) -> None:
+async def test_layers_unpacked_side_by_side_are_stacked_when_committed(store: Snapshotter, md: Metadata) -> None:
     one, two = await store.create_layer(None), await store.create_layer(None)
     (store.fs_path(one.id) / "a").write_text("1")
     (store.fs_path(two.id) / "b").write_text("2")
     with pytest.raises(FailedPrecondition):
-        await store.commit(two.id, parent_id=one.id)
+        md.snapshots.adopt(two.id, one.id)
     await store.sync()
     lower = await store.commit(one.id, chain_id="sha256:1", durable=False)
-    upper = await store.commit(two.id, chain_id="sha256:2", durable=False, parent_id=lower.id)
+    md.snapshots.adopt(two.id, lower.id)
+    upper = await store.commit(two.id, chain_id="sha256:2", durable=False)
     assert upper.parent_id == lower.id
     async with store.mounted(upper.id) as path:
         assert sorted(os.listdir(path)) == ["a", "b"]
     with pytest.raises(FailedPrecondition):
-        await store.commit(lower.id, chain_id="sha256:1", parent_id=upper.id)
+        md.snapshots.adopt(lower.id, upper.id)
+
+
+async def test_no_committed_layer_on_top_of_an_active_one(store: Snapshotter) -> None:
+    lower = await store.create_layer(None)
+    upper = await store.create_layer(lower.id)
+    with pytest.raises(FailedPrecondition) as caught:
+        await store.commit(upper.id)
+    assert caught.value.reason == "SNAPSHOT_NOT_COMMITTED"
 
 
 async def test_scratch(store: Snapshotter) -> None:

@@ -47,7 +47,6 @@ class PlainSnapshotter:
         diff_id: str | None = None,
         size_bytes: int | None = None,
         durable: bool = True,
-        parent_id: str | None = None,
     ) -> Snapshot:
         if self._md.snapshots.get(snapshot_id) is None:
             raise NotFound(f"no such snapshot: {snapshot_id}", reason="SNAPSHOT_NOT_FOUND")
@@ -56,7 +55,7 @@ class PlainSnapshotter:
             await self.remove(snapshot_id)
             return existing
         size = await self.usage(snapshot_id) if size_bytes is None else size_bytes
-        return self._md.snapshots.commit(snapshot_id, chain_id, diff_id, size, parent_id)
+        return self._md.snapshots.commit(snapshot_id, chain_id, diff_id, size)
 
     async def sync(self) -> None:
         pass

@@ -62,6 +62,10 @@ class Cache:
         self._db.execute(f"INSERT OR REPLACE INTO cache ({_CODEC.names}) VALUES ({_CODEC.marks})", _CODEC.values(entry))
         return entry
 
+    def set_blob(self, key: str, *, diff_id: str, blob_digest: str) -> None:
+        """Note the layer's compressed form."""
+        self._db.execute("UPDATE cache SET diff_id = ?, blob_digest = ? WHERE key = ?", [diff_id, blob_digest, key])
+
     def touch(self, key: str) -> None:
         """Count a use now."""
         sql = "UPDATE cache SET last_used_at = ?, use_count = use_count + 1 WHERE key = ?"

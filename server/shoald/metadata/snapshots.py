@@ -38,54 +38,54 @@ class Snapshots:
         return _CODEC.record(row) if row else None
 
     def commit(
-        self,
-        snapshot_id: str,
-        chain_id: str | None = None,
-        diff_id: str | None = None,
-        size: int | None = None,
-        parent_id: str | None = None,
+        self, snapshot_id: str, chain_id: str | None = None, diff_id: str | None = None, size: int | None = None
     ) -> Snapshot:
-        """Mark it committed; None leaves size and parent as they are.
+        """Mark it committed; None leaves the size as it is.
 
         Raises NotFound (SNAPSHOT_NOT_FOUND), AlreadyExists (CHAIN_EXISTS) when another one has the chain id,
-        FailedPrecondition (SNAPSHOT_NOT_COMMITTED) for a new parent that is not.
-        """
-        with self._db.transaction():
-            if self.get(snapshot_id) is None:
-                raise _missing(snapshot_id)
-            other = self.by_chain(chain_id) if chain_id is not None else None
-            if other is not None and other.id != snapshot_id:
-                raise AlreadyExists(f"layer {chain_id} exists as snapshot {other.id}", reason="CHAIN_EXISTS")
-            if parent_id is not None:
-                self._check_parent(snapshot_id, parent_id)
-            self._db.execute(
-                "UPDATE snapshots SET committed = 1, chain_id = ?, diff_id = ?, size_bytes = coalesce(?, size_bytes),"
-                " parent_id = coalesce(?, parent_id) WHERE id = ?",
-                [chain_id, diff_id, size, parent_id, snapshot_id],
-            )
-            committed = self.get(snapshot_id)
-            assert committed is not None
-            return committed
-
-    def _check_parent(self, snapshot_id: str, parent_id: str) -> None:
-        ancestors = self.chain(parent_id)
-        if not ancestors[0].committed or any(each.id == snapshot_id for each in ancestors):
-            raise FailedPrecondition(f"snapshot {parent_id} is not committed", reason="SNAPSHOT_NOT_COMMITTED")
-
-    def adopt(self, snapshot_id: str, parent_id: str | None) -> None:
-        """Put an active snapshot on top of another one (None: of nothing): for layers that were made before those below.
-
-        Raises NotFound (SNAPSHOT_NOT_FOUND), FailedPrecondition (SNAPSHOT_COMMITTED).
+        FailedPrecondition (SNAPSHOT_NOT_COMMITTED) on top of a layer that is not committed itself.
         """
         with self._db.transaction():
             snapshot = self.get(snapshot_id)
             if snapshot is None:
                 raise _missing(snapshot_id)
-            if parent_id is not None and self.get(parent_id) is None:
-                raise _missing(parent_id)
+            self._check_committed(snapshot.parent_id)
+            other = self.by_chain(chain_id) if chain_id is not None else None
+            if other is not None and other.id != snapshot_id:
+                raise AlreadyExists(f"layer {chain_id} exists as snapshot {other.id}", reason="CHAIN_EXISTS")
+            self._db.execute(
+                "UPDATE snapshots SET committed = 1, chain_id = ?, diff_id = ?, size_bytes = coalesce(?, size_bytes)"
+                " WHERE id = ?",
+                [chain_id, diff_id, size, snapshot_id],
+            )
+            committed = self.get(snapshot_id)
+            assert committed is not None
+            return committed
+
+    def adopt(self, snapshot_id: str, parent_id: str | None) -> None:
+        """Put an active snapshot on a committed one (None: on nothing): for layers made before those below them.
+
+        Raises NotFound (SNAPSHOT_NOT_FOUND), FailedPrecondition (SNAPSHOT_COMMITTED, or
+        SNAPSHOT_NOT_COMMITTED for the parent).
+        """
+        with self._db.transaction():
+            snapshot = self.get(snapshot_id)
+            if snapshot is None:
+                raise _missing(snapshot_id)
             if snapshot.committed:
                 raise FailedPrecondition(f"snapshot {snapshot_id} is committed", reason="SNAPSHOT_COMMITTED")
+            # A committed layer has committed ancestors only, hence never this one: no cycles.
+            self._check_committed(parent_id)
             self._db.execute("UPDATE snapshots SET parent_id = ? WHERE id = ?", [parent_id, snapshot_id])
+
+    def _check_committed(self, snapshot_id: str | None) -> None:
+        if snapshot_id is None:
+            return
+        snapshot = self.get(snapshot_id)
+        if snapshot is None:
+            raise _missing(snapshot_id)
+        if not snapshot.committed:
+            raise FailedPrecondition(f"snapshot {snapshot_id} is not committed", reason="SNAPSHOT_NOT_COMMITTED")
 
     def delete(self, snapshot_id: str) -> bool:
         """Delete the row (and build cache entries that name it); False when there was none.

@@ -107,7 +107,6 @@ class OverlaySnapshotter:
         diff_id: str | None = None,
         size_bytes: int | None = None,
         durable: bool = True,
-        parent_id: str | None = None,
     ) -> Snapshot:
         """Make it read-only content; see Snapshotter. It must not be mounted. Raises NotFound (SNAPSHOT_NOT_FOUND)."""
         if self._md.snapshots.get(snapshot_id) is None:
@@ -122,7 +121,7 @@ class OverlaySnapshotter:
             # Looked up again: another task may have committed the same layer meanwhile.
             existing = self._existing(snapshot_id, chain_id)
         if existing is None:
-            return self._md.snapshots.commit(snapshot_id, chain_id, diff_id, size_bytes, parent_id)
+            return self._md.snapshots.commit(snapshot_id, chain_id, diff_id, size_bytes)
         await self.remove(snapshot_id)
         return existing
 

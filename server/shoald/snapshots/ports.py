@@ -31,12 +31,10 @@ class Snapshotter(Protocol):
         diff_id: str | None = None,
         size_bytes: int | None = None,
         durable: bool = True,
-        parent_id: str | None = None,
     ) -> Snapshot:
         """Make it read-only content (size None: measured). With a chain id that exists already, the new one is removed
         and the existing returned. `durable` writes the file system to disk before the row says committed; without it,
-        the caller has done so (see sync) or the content can be made again. It must not be mounted. `parent_id` puts a
-        layer that was unpacked without a parent, beside others, on a committed one."""
+        the caller has done so (see sync) or the content can be made again. It must not be mounted."""
 
     async def sync(self) -> None:
         """Make all layers' files durable: once for several commits with durable=False."""
