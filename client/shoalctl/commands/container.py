@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shoalctl.commands.command import HostCommand, verb_app
 from shoalctl.commands.inspect import inspect
 from shoalctl.commands.kill import kill
@@ -15,7 +17,7 @@ from shoalctl.commands.wait import wait
 
 app = verb_app("Manage containers.")
 
-for _name, _function in {
+_VERBS: dict[str, Any] = {
     "inspect": inspect,
     "kill": kill,
     "logs": logs,
@@ -24,6 +26,7 @@ for _name, _function in {
     "start": start,
     "stop": stop,
     "wait": wait,
-}.items():
+}
+for _name, _function in _VERBS.items():
     app.command(_name, cls=HostCommand)(_function)
 app.command("run", cls=HostCommand, context_settings={"allow_interspersed_args": False})(run)

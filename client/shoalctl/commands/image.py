@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from shoalctl.commands.build import build
 from shoalctl.commands.command import HostCommand, verb_app
 from shoalctl.commands.images import images
@@ -13,7 +15,7 @@ from shoalctl.commands.tag import tag
 
 app = verb_app("Manage images.")
 
-for _name, _function in {
+_VERBS: dict[str, Any] = {
     "build": build,
     "inspect": inspect,
     "ls": images,
@@ -21,5 +23,6 @@ for _name, _function in {
     "push": push,
     "rm": rmi,
     "tag": tag,
-}.items():
+}
+for _name, _function in _VERBS.items():
     app.command(_name, cls=HostCommand)(_function)

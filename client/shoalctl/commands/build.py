@@ -1,0 +1,70 @@
+"""`shoal build`: an image from a Dockerfile, on each host that is asked."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from shoalctl.commands.build_options import BuildOptions
+from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.credentials import given
+from shoalctl.flags import environment, images
+from shoalctl.flags.fault import UsageFault
+from shoalctl.invocation import Invocation
+
+app = verb_app()
+Texts = list[str] | None
+
+
+@app.command(cls=HostCommand)
+def build(
+    ctx: typer.Context,
+    path: Annotated[str, typer.Argument(metavar="PATH|-", help="The context's directory; -: see the manual.")],
+    file: Annotated[str, typer.Option("-f", "--file", metavar="FILE", help="The Dockerfile; - is stdin.")] = "",
+    tag: Annotated[Texts, typer.Option("-t", "--tag", metavar="NAME[:TAG]", help="A name for the result.")] = None,
+    build_arg: Annotated[Texts, typer.Option("--build-arg", metavar="KEY[=VALUE]", help="Set an ARG.")] = None,
+    target: Annotated[str, typer.Option("--target", metavar="STAGE", help="The stage to build.")] = "",
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="Pull base images even if they are there.")] = False,
+    label: Annotated[Texts, typer.Option("--label", metavar="KEY=VALUE", help="Label the result.")] = None,
+    platform: Annotated[str, typer.Option("--platform", metavar="OS/ARCH", help="Instead of the host's own.")] = "",
+    network: Annotated[str, typer.Option("--network", metavar="MODE", help="For RUN: bridge, none or host.")] = "",
+    progress: Annotated[
+        str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the image's id.")] = False,
+    iidfile: Annotated[str, typer.Option("--iidfile", metavar="FILE", help="Write the image's id to a file.")] = "",
+    creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the base image's registry.")] = "",
+) -> None:
+    """Build an image from a Dockerfile. The image's id goes to standard output, the course to standard error."""
+    if progress not in {"auto", "plain", "tty", "quiet", "json"}:
+        raise UsageFault(f"--progress {progress!r} is unknown", hint="choose auto, plain, tty, quiet or json")
+    if network not in {"", "default", "bridge", "none", "host"}:
+        raise UsageFault(f"--network {network!r} is unknown", hint="choose bridge, none or host")
+    arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
+    options = BuildOptions(
+        path=path,
+        file=file,
+        tags=[images.checked_reference(name) for name in tag or ()],
+        build_args=arguments,
+        target=target,
+        no_cache=no_cache,
+        pull=pull,
+        labels=environment.labels(label or ()),
+        platform=images.checked_platform(platform),
+        network="" if network == "default" else network,
+        progress="quiet" if quiet else progress,
+        iidfile=iidfile,
+        creds=given(creds),
+    )
+    options.check()
+    execute(_build(ctx.obj, options))
+
+
+async def _build(invocation: Invocation, options: BuildOptions) -> int:
+    from shoalctl.commands.building import Building
+
+    async with invocation.fleet() as fleet:
+        return await Building(fleet, options).run()

@@ -1,0 +1,80 @@
+"""What `shoal build` was asked, and the Dockerfile and context that it means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoalctl.flags.dockerfile import Source, from_directory
+from shoalctl.flags.fault import UsageFault
+
+if TYPE_CHECKING:
+    from shoal.v1 import image_pb2, types_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """The flags of `build`. `path` is a directory or `-`; `file` a path, `-` or empty."""
+
+    path: str
+    file: str = ""
+    tags: list[str] = field(default_factory=list)
+    build_args: dict[str, str] = field(default_factory=dict)
+    target: str = ""
+    no_cache: bool = False
+    pull: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    platform: tuple[str, str, str] | None = None
+    network: str = ""
+    progress: str = "auto"
+    iidfile: str = ""
+    creds: tuple[str, str] | None = None
+
+    def check(self) -> None:
+        """Find what can't work before any host is asked. Raises UsageFault."""
+        if self.path == "-":
+            if self.file == "-":
+                raise UsageFault("PATH and -f can't both be standard input")
+        elif self.file != "-":
+            from_directory(self.path, self.file)
+        elif not os.path.isdir(self.path):
+            raise UsageFault(f"the build context {self.path!r} is not a directory")
+
+    def source(self) -> tuple[Source, Callable[[], Iterator[bytes]]]:
+        """The Dockerfile and what gives the context's tar stream; may read standard input. Blocking."""
+        from shoalctl.fleet.context import BuildContext
+        from shoalctl.fleet.stdin_context import StdinContext
+
+        if self.path == "-":
+            stdin = StdinContext.read(self.file)
+            return stdin.source, stdin.chunks
+        if self.file == "-":
+            text = StdinContext.dockerfile()
+            source = Source(text, "Dockerfile", Path(self.path))
+        else:
+            source = from_directory(self.path, self.file)
+        return source, BuildContext.at(Path(self.path), source.path).chunks
+
+    def start(
+        self, source: Source, credentials: types_pb2.RegistryCredentials | None
+    ) -> image_pb2.ImageServiceBuildRequest.Start:
+        """The first message of the build."""
+        from shoal.v1 import image_pb2
+        from shoalctl.commands.messages import platform_message
+
+        return image_pb2.ImageServiceBuildRequest.Start(
+            dockerfile=source.text,
+            dockerfile_name=source.name,
+            tags=self.tags,
+            build_args=self.build_args,
+            target=self.target,
+            no_cache=self.no_cache,
+            labels=self.labels,
+            platform=platform_message(self.platform),
+            pull=self.pull,
+            credentials=credentials,
+            network=self.network,
+        )

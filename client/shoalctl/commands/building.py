@@ -1,0 +1,139 @@
+"""The course of `shoal build`: the context to all hosts at once, their events to the view, ids in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shoal.errors import ShoalError
+from shoalctl import exits
+from shoalctl.commands.build_options import BuildOptions
+from shoalctl.flags.dockerfile import Source, external_domain
+from shoalctl.flags.fault import UsageFault
+from shoalctl.fleet.building import Build
+from shoalctl.fleet.fleet import Fleet
+from shoalctl.fleet.host import HostClient
+from shoalctl.fleet.result import HostResult
+from shoalctl.render import console
+from shoalctl.render.build_board import BuildBoard
+from shoalctl.render.build_log import BuildView, JsonBuild, PlainBuild, QuietBuild
+from shoalctl.render.errors import show_error
+from shoalctl.render.marks import MarkedLines
+from shoalctl.render.source_excerpt import excerpt
+
+if TYPE_CHECKING:
+    from shoal.v1 import image_pb2, types_pb2
+
+_CLEANUP = 10.0  # s for telling the hosts that the build is cancelled
+
+
+class Building:
+    """One `shoal build` on the hosts of a fleet."""
+
+    def __init__(self, fleet: Fleet, options: BuildOptions) -> None:
+        self._fleet = fleet
+        self._options = options
+        self._view = _view(options.progress, fleet.names)
+        self._builds: dict[str, Build] = {}
+
+    async def run(self) -> int:
+        """The exit code."""
+        options = self._options
+        if options.iidfile and len(self._fleet.names) > 1:
+            raise UsageFault("--iidfile needs a single host")
+        source, context = await asyncio.to_thread(options.source)
+        start = options.start(source, await self._credentials(source))
+        for name in self._fleet.names:
+            self._builds[name] = Build(self._fleet.host(name), start, context)
+        results: list[HostResult[image_pb2.Image]] = []
+        try:
+            async for result in self._fleet.each(self._one):
+                results.append(result)
+        except asyncio.CancelledError:
+            self._view.close()
+            await self._cancel()
+            raise
+        self._view.close()
+        return self._report(results, source)
+
+    async def _one(self, host: HostClient) -> image_pb2.Image:
+        build = self._builds[host.name]
+        async for event in build.events():
+            _show(self._view, host.name, event)
+        return build.result()
+
+    def _report(self, results: list[HostResult[image_pb2.Image]], source: Source) -> int:
+        marks = MarkedLines(self._fleet.names)
+        order = {name: at for at, name in enumerate(self._fleet.names)}
+        for result in sorted(results, key=lambda result: order[result.host]):
+            if result.error is not None:
+                for line in _excerpt(result.error, source):
+                    console.err(line)
+                show_error(result.error, result.host)
+                continue
+            image = result.get()
+            marks.line(result.host, image.id)
+            if self._options.iidfile:
+                Path(self._options.iidfile).write_text(image.id)
+        return exits.combined(not result.ok for result in results)
+
+    async def _credentials(self, source: Source) -> types_pb2.RegistryCredentials | None:
+        from shoalctl.commands.credentials import credentials
+
+        domain = external_domain(source.text)
+        if self._options.creds is None and domain is None:
+            return None
+        return await credentials(self._options.creds, f"{domain or 'localhost'}/base")
+
+    async def _cancel(self) -> None:
+        console.err(f"cancelling on {', '.join(self._fleet.names)} ...")
+        try:
+            async with asyncio.timeout(_CLEANUP):
+                async for _ in self._fleet.each(lambda host: host.cancel(self._builds[host.name].request_id)):
+                    pass
+        except TimeoutError:
+            pass
+
+
+def _view(progress: str, hosts: list[str]) -> BuildView:
+    if progress == "quiet":
+        return QuietBuild()
+    if progress == "json":
+        return JsonBuild()
+    if progress == "tty" or (progress == "auto" and console.is_terminal(error=True)):
+        return BuildBoard(hosts)
+    return PlainBuild(hosts)
+
+
+def _show(view: BuildView, host: str, event: Any) -> None:
+    time = event.time.seconds + event.time.nanos / 1e9
+    match event.WhichOneof("event"):
+        case "step_started":
+            step = event.step_started
+            title = f"[{step.stage} {step.number}/{step.total}] {console.printable(' '.join(step.text.split()))}"
+            view.started(host, step.step_id, title, time)
+        case "step_log":
+            log = event.step_log
+            view.output(host, log.step_id, log.data, time, error=log.stream == log.STREAM_STDERR)
+        case "step_finished":
+            done = event.step_finished
+            view.finished(host, done.step_id, time, cached=done.cached, error=done.error)
+        case "warning":
+            warning = event.warning
+            rule = f"{warning.rule}: " if warning.rule else ""
+            where = f" (line {warning.start_line})" if warning.start_line else ""
+            view.warning(host, f"{rule}{warning.message}{where}")
+        case "progress":
+            record = event.progress
+            view.progress(host, record.id, record.phase, record.done_bytes, record.total_bytes)
+
+
+def _excerpt(error: ShoalError, source: Source) -> list[str]:
+    """The Dockerfile's lines that the error is about."""
+    start, end = error.metadata.get("start_line", ""), error.metadata.get("end_line", "")
+    if not start.isdecimal():
+        return []
+    name = error.metadata.get("file") or source.name
+    last = int(end) if end.isdecimal() else int(start)
+    return excerpt(name, source.text.decode("utf-8", "replace"), int(start), last)

@@ -1,0 +1,121 @@
+"""A build on one host: send the context, follow the events to the image, also over lost links."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from shoal.errors import Internal
+from shoalctl.connect.failure import LinkLost, translated
+from shoalctl.fleet.context import without_blocking
+from shoalctl.fleet.host import new_request_id
+
+if TYPE_CHECKING:
+    from shoal.v1 import image_pb2
+    from shoalctl.fleet.host import HostClient
+
+_ATTEMPTS = 5  # how often a context that was cut off is sent again
+
+
+class Build:
+    """One build of one host. `context` gives a fresh iterator over the tar stream each time it is called.
+
+    `request_id` is that of the attempt under way: what `HostClient.cancel` takes.
+    """
+
+    def __init__(
+        self,
+        host: HostClient,
+        start: image_pb2.ImageServiceBuildRequest.Start,
+        context: Callable[[], Iterator[bytes]],
+    ) -> None:
+        from shoal.v1 import image_pb2
+
+        self.request_id = start.request_id or new_request_id()
+        self.image: image_pb2.Image | None = None
+        self._host = host
+        self._start = image_pb2.ImageServiceBuildRequest.Start()
+        self._start.CopyFrom(start)
+        self._context = context
+        self._cursor = 0
+        self._sent = False
+
+    async def events(self) -> AsyncIterator[image_pb2.BuildEvent]:
+        """The events, each once; afterwards `image` is there. Raises what the build failed with."""
+        attempts = 0
+        while self.image is None:
+            source = self._follow() if self._sent else self._send()
+            try:
+                async for message in source:
+                    if message.HasField("event") and message.event.cursor > self._cursor:
+                        self._cursor = message.event.cursor
+                        yield message.event
+                    elif message.HasField("image"):
+                        self.image = message.image
+                if self.image is None:
+                    raise LinkLost("the stream ended before the build did")
+            except LinkLost:
+                attempts += 1
+                if attempts > _ATTEMPTS:
+                    raise
+                await self._host.link.reconnect()
+                if not self._sent:
+                    # The host has given the build up with its half of a context; its id is spent.
+                    self.request_id = new_request_id()
+                    self._cursor = 0
+
+    async def _send(self) -> AsyncIterator[Any]:
+        from shoal.v1 import image_pb2_grpc
+
+        channel = await self._host.link.channel()
+        call = image_pb2_grpc.ImageServiceStub(channel).Build()
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise translated(error) from error
+        except asyncio.CancelledError:
+            # A writer that can't read the context cancels the call: its reason is the one to tell.
+            if writer.done() and not writer.cancelled() and (failure := writer.exception()) is not None:
+                raise failure from None
+            raise
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            call.cancel()
+
+    async def _write(self, call: Any) -> None:
+        from shoal.v1 import image_pb2
+
+        request = image_pb2.ImageServiceBuildRequest
+        self._start.request_id = self.request_id
+        try:
+            await call.write(request(start=self._start))
+            async for chunk in without_blocking(self._context()):
+                await call.write(request(context_chunk=chunk))
+            await call.done_writing()
+            self._sent = True
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; whoever reads it learns why
+        except Exception:
+            call.cancel()
+            raise
+
+    async def _follow(self) -> AsyncIterator[Any]:
+        from shoal.v1 import image_pb2, image_pb2_grpc
+
+        request = image_pb2.ImageServiceFollowBuildRequest(request_id=self.request_id, cursor=self._cursor)
+        async for message in self._host.link.stream(
+            lambda channel: image_pb2_grpc.ImageServiceStub(channel).FollowBuild, request
+        ):
+            yield message
+
+    def result(self) -> image_pb2.Image:
+        """The image, after the events."""
+        if self.image is None:
+            raise Internal("the build has no result yet")
+        return self.image
