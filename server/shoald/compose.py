@@ -2,22 +2,280 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import asyncio
+import contextlib
+import ipaddress
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
-from shoal.errors import Unimplemented
+import structlog
+
+from shoal.errors import FailedPrecondition, ShoalError
+from shoald.build.executor import StepExecutor
+from shoald.build.mounts import StepMounts
+from shoald.build.packing import Packing
+from shoald.build.solver import Solver
 from shoald.config import Config
+from shoald.configure import SpecMaker, seccomp_of
+from shoald.containers.ghosts import Ghosts
+from shoald.containers.launcher import Launcher
+from shoald.containers.populate import populate_volume
+from shoald.containers.supervisor import Supervisor
+from shoald.content.local import LocalContent
+from shoald.engine.build import BuildCases, find_base
+from shoald.engine.containers import ContainerCases
+from shoald.engine.events import EventLog
+from shoald.engine.facade import LocalEngine
+from shoald.engine.images import ImageCases
+from shoald.engine.logs import OutputCases
+from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
+from shoald.engine.system import SystemCases
+from shoald.gc.collect import collect
+from shoald.host import cgroups, nft, overlayfs
+from shoald.host.mounts import unmount_tree
+from shoald.host.netlink import NetlinkSocket
+from shoald.host.links import delete_link
+from shoald.host.process import process_start_time, send_signal
+from shoald.host.trees import remove_tree
+from shoald.host.userns import UserNamespaces
+from shoald.images.assemble import assemble
+from shoald.images.layers import LayerPacker, unpack_archive, unpack_context
+from shoald.images.store import ImageStore
+from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
+from shoald.network.bridge import BridgeNetwork, BridgeSettings
+from shoald.registry.client import RegistryClient
+from shoald.registry.settings import RegistrySettings
+from shoald.runtime.conmon import ConmonRuntime
+from shoald.runtime.probe import choose_runtime, program_version
+from shoald.snapshots.overlay import OverlaySnapshotter
+from shoald.volumes.local import LocalVolumes
+
+log = structlog.get_logger("shoald")
+
+THREADS = 32
+"""For calls that block in the kernel: asyncio's default on two processors is six, which a few syncs would use up."""
 
 
-def build_engine(config: Config, metrics: EngineMetrics) -> AbstractAsyncContextManager[Engine]:
-    """The engine, recovered and at work inside the block; leaving it stops the engine, never the containers."""
-    raise Unimplemented("the engine is not wired yet")
+@contextlib.asynccontextmanager
+async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[Engine]:
+    """The engine, recovered and at work inside the block; leaving it stops the engine, never the containers.
+
+    Raises FailedPrecondition for a host that lacks something vital (see `shoald doctor`).
+    """
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "shoald"))
+    async with AsyncExitStack() as stack:
+        root = config.root
+        for directory, mode in ((root, 0o711), (root / "containers", 0o711), (root / "tmp", 0o700)):
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(mode)
+        overlayfs.remove_stale_scratch()
+        md = stack.enter_context(Metadata.open(root / "meta.db"))
+        namespaces = UserNamespaces()
+        stack.push_async_callback(namespaces.aclose)
+        content = LocalContent(root / "content")
+        snapshots = OverlaySnapshotter(md, root / "snapshots", root / "tmp" / "mounts", namespaces)
+        await snapshots.recover()
+        volumes = LocalVolumes(md, root / "volumes")
+        registry = RegistryClient(
+            RegistrySettings(
+                insecure_registries=frozenset(config.registries.insecure), ca_files=dict(config.registries.ca)
+            )
+        )
+        stack.push_async_callback(registry.close)
+        network = BridgeNetwork(
+            md,
+            BridgeSettings(
+                bridge=config.network.bridge,
+                subnet=ipaddress.IPv4Network(config.network.subnet),
+                nft_table=config.network.nft_table,
+                publish_address=config.network.publish_address,
+                mtu=config.network.mtu,
+            ),
+        )
+        await network.setup()
+        stack.push_async_callback(network.close)
+        runtime, conmon, probe_warnings = await _runtime(config)
+        stack.callback(runtime.close)
+        seccomp, seccomp_warning = seccomp_of(config.runtime.seccomp_profile)
+        specs = SpecMaker(
+            cgroup_parent=config.runtime.cgroup_parent,
+            userns_size=config.userns.size,
+            seccomp=seccomp,
+            init_path=config.runtime.init_path or _init_path(),
+            host=cgroups.detect(),
+        )
+        launcher = Launcher(
+            runtime=runtime,
+            snapshots=snapshots,
+            network=network,
+            volumes=volumes,
+            userns=namespaces,
+            userns_size=config.userns.size,
+            state_dir=root / "containers",
+            run_dir=config.run_dir,
+            configure=specs.configure,
+            populate=lambda snapshot, path, directory: populate_volume(snapshots, snapshot, path, directory),
+        )
+        events = EventLog(md)
+        supervisor = Supervisor(
+            md, launcher, runtime, snapshots, volumes, Ghosts(root / "tmp" / "ghosts"), events.publish, config.userns
+        )
+        operations = Operations()
+        store = ImageStore(md, content, snapshots, registry)
+
+        async def collect_garbage() -> None:
+            await collect(md, content, snapshots)
+
+        images = ImageCases(md, content, store, operations, events.publish, collect_garbage, metrics)
+        containers = ContainerCases(
+            md,
+            supervisor,
+            images.pull_now,
+            runtime_name=lambda: runtime.name,
+            log_path=lambda container_id: str(launcher.log_path(container_id)),
+            volume_path=lambda name: str(volumes.path(name)),
+            userns_size=config.userns.size,
+            unenforced=specs.unenforced,
+            metrics=metrics,
+        )
+        output = OutputCases(md, supervisor, runtime, containers.find, launcher.log_path)
+        builds = _builds(config, md, content, snapshots, launcher, images, operations, events, metrics, stack)
+        warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
+        system = SystemCases(
+            md,
+            root,
+            cgroup_mode=cgroups.detect().mode.value,
+            runtime=lambda: runtime.description,
+            conmon=conmon,
+            warnings=lambda: warnings,
+        )
+        await supervisor.begin()
+        stack.push_async_callback(supervisor.close)
+        _remove_leftovers(root / "tmp")
+        await volumes.sweep()
+        await collect_garbage()
+        stack.push_async_callback(operations.close)
+        events.publish("daemon", "start", md.meta.host_id, {})
+        yield LocalEngine(
+            images=images,
+            builds=builds,
+            containers=containers,
+            output=output,
+            volumes=volumes,
+            system=system,
+            events=events,
+            operations=operations,
+        )
+
+
+def _builds(
+    config: Config,
+    md: Metadata,
+    content: LocalContent,
+    snapshots: OverlaySnapshotter,
+    launcher: Launcher,
+    images: ImageCases,
+    operations: Operations,
+    events: EventLog,
+    metrics: EngineMetrics,
+    stack: AsyncExitStack,
+) -> BuildCases:
+    tmp = config.root / "tmp"
+    executor = StepExecutor(
+        md, snapshots, launcher, StepMounts(snapshots, config.root / "buildcache", tmp), unpack_archive
+    )
+    packing = Packing(md, content, LayerPacker(md, content, snapshots))
+    stack.push_async_callback(packing.close)
+    solver = Solver(
+        md,
+        executor,
+        lambda reference, platform, request, emit: find_base(md, images.pull_now, reference, platform, request, emit),
+        packing.begin,
+    )
+    return BuildCases(
+        md,
+        operations,
+        solver,
+        executor,
+        packing,
+        lambda built: assemble(md, content, snapshots, built),
+        unpack_context,
+        tmp,
+        config.userns,
+        events.publish,
+        metrics,
+    )
+
+
+async def _runtime(config: Config) -> tuple[ConmonRuntime, str, list[str]]:
+    conmon = config.runtime.conmon or shutil.which("conmon")
+    if not conmon:
+        raise FailedPrecondition("conmon is not installed", reason="PROGRAM_MISSING", hint="apt-get install conmon")
+    probe = await choose_runtime(config.runtime.name)
+    warnings = [f"{name} can't be used: {why}" for name, why in probe.rejected]
+    for warning in warnings:
+        log.warning("runtime_rejected", detail=warning)
+    runtime = ConmonRuntime(probe.runtime, conmon=conmon, run_dir=config.run_dir)
+    return runtime, f"conmon {await program_version(conmon)}", warnings
+
+
+def _init_path() -> str:
+    for name in ("catatonit", "tini-static", "tini"):
+        found = shutil.which(name)
+        if found:
+            return found
+    return ""
+
+
+def _remove_leftovers(tmp: Path) -> None:
+    """Contexts and files of builds that an earlier daemon did not finish."""
+    for entry in tmp.iterdir():
+        if entry.name.startswith(("build-", "heredoc-")):
+            with contextlib.suppress(ShoalError):
+                remove_tree(entry)
 
 
 async def purge(config: Config) -> None:
     """Remove all that a daemon with this configuration left on the host, after it has ended. Idempotent.
 
-    Containers, mounts, network, cgroups, run directory.
+    Containers, mounts, network, cgroups, run directory; the data directory too.
     """
-    raise Unimplemented("the engine is not wired yet")
+    for bundle in _bundles(config.run_dir):
+        for name in ("pidfile", "conmon.pid"):
+            with contextlib.suppress(OSError, ValueError):
+                pid = int((bundle / name).read_text())
+                start = process_start_time(pid)
+                if start is not None:
+                    send_signal(pid, start, 9)
+    found = cgroups.detect()
+    parent = config.runtime.cgroup_parent
+    with contextlib.suppress(ShoalError):
+        await cgroups.kill(found, parent)
+    for directory in (config.run_dir, config.root):
+        if directory.exists():
+            await asyncio.to_thread(unmount_tree, directory, detach=True)
+    with contextlib.suppress(ShoalError):
+        await cgroups.remove(found, parent)
+    with contextlib.suppress(ShoalError):
+        await nft.delete_table("ip", config.network.nft_table)
+    await asyncio.to_thread(_delete_bridge, config.network.bridge)
+    for directory in (config.run_dir, config.root):
+        if directory.exists():
+            await asyncio.to_thread(remove_tree, directory)
+
+
+def _bundles(run_dir: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [Path(e.path) for e in os.scandir(run_dir) if len(e.name) == 64]
+    return []
+
+
+def _delete_bridge(name: str) -> None:
+    with NetlinkSocket() as rtnl:
+        delete_link(rtnl, name)

@@ -16,13 +16,14 @@ from typing import Any
 from shoal.errors import FailedPrecondition, ShoalError
 from shoald.containers.etc import EtcFiles, write_etc
 from shoald.containers.places import Placed, bind_source, place_mounts
-from shoald.host.files import remove_tree
+from shoald.host.trees import remove_tree
 from shoald.host.mounts import unmount
 from shoald.host.userns import UserNamespaces
 from shoald.model.container import Container, Mount, MountKind, PortMapping
 from shoald.network.ports import Endpoint, NetworkDriver
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
-from shoald.runtime.user import ResolvedUser, resolve_user
+from shoald.runtime.spec import ResolvedUser
+from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
 from shoald.volumes.ports import VolumeDriver
 
@@ -122,11 +123,12 @@ class Launcher:
         bundle_dir = self._runtime.bundle_dir(container.id)
         rootfs = bundle_dir / IN_BUNDLE_ROOTFS
         rootfs.mkdir(mode=0o755, exist_ok=True)
-        endpoint, ports = None, ()
+        endpoint: Endpoint | None = None
+        ports: tuple[PortMapping, ...] = ()
         if container.spec.network == "bridge":
             endpoint, ports = await self._network.allocate(container.id, container.spec.ports)
         await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base)
-        user = resolve_user(rootfs, container.process.user)
+        user = resolve_user(container.process.user, rootfs)
         places = await self._place(container, bundle_dir / IN_BUNDLE_MOUNTS)
         resolv = self._network.resolv_conf() if container.spec.network == "bridge" else None
         etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
@@ -185,7 +187,7 @@ class Launcher:
         """Undo a launch: processes, network, mounts, bundle. Idempotent; goes through all of it and then raises the first
         error. The writable layer, the log and the record stay."""
         errors: list[ShoalError] = []
-        for undo in (self._runtime.delete, self._network.release, self._unmount):
+        for undo in (self._unmount, self._runtime.delete, self._network.release, self._remove_bundle):
             try:
                 await undo(container_id)
             except ShoalError as error:
@@ -202,7 +204,12 @@ class Launcher:
             for place in sorted(os.listdir(mounts)):
                 unmount(mounts / place, detach=True)
         await self._snapshots.unmount(bundle / IN_BUNDLE_ROOTFS)
-        await asyncio.to_thread(remove_tree, bundle)
+
+    async def _remove_bundle(self, container_id: str) -> None:
+        bundle = self._run_dir / container_id
+        if bundle.exists():
+            # Never enters a mount: what could not be unmounted is not deleted.
+            await asyncio.to_thread(remove_tree, bundle)
 
     async def forget(self, container_id: str) -> None:
         """Delete the container's log and files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Container
 
 _ADJECTIVES = (
     "able amber ample agile bold brave brisk bright calm candid clear clever coral crisp daring deep eager early fair fast"
@@ -22,12 +22,12 @@ _CREATURES = (
 ).split()
 
 
-def random_name(taken: Callable[[str], bool]) -> str:
+def random_name(taken: Container[str]) -> str:
     """A free name such as "swift_tuna"; with a number when the pairs run out."""
     for attempt in range(1000):
         name = f"{secrets.choice(_ADJECTIVES)}_{secrets.choice(_CREATURES)}"
         if attempt >= 10:
             name += str(secrets.randbelow(10 ** (1 + attempt // 50)))
-        if not taken(name):
+        if name not in taken:
             return name
     return f"shoal_{secrets.token_hex(8)}"

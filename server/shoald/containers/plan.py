@@ -14,7 +14,6 @@ from shoal.errors import InvalidArgument
 from shoald.model.container import ContainerSpec, Mount, MountKind, Process
 from shoald.oci.config import ImageConfig
 
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STOP_TIMEOUT_S = 10.0
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
@@ -29,7 +28,7 @@ def merge_env(*layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(entry for entry in merged.values() if entry is not None)
 
 
-def process_of(spec: ContainerSpec, image: ImageConfig, hostname: str) -> Process:
+def process_of(spec: ContainerSpec, image: ImageConfig) -> Process:
     """The first process. Raises InvalidArgument (NO_COMMAND) when neither side names one."""
     config = image.defaults
     if spec.entrypoint is not None:
@@ -42,10 +41,7 @@ def process_of(spec: ContainerSpec, image: ImageConfig, hostname: str) -> Proces
         raise InvalidArgument(
             "no command specified", reason="NO_COMMAND", hint="name a command after the image, or use --entrypoint"
         )
-    base = [DEFAULT_PATH, f"HOSTNAME={hostname}"] + (["TERM=xterm"] if spec.tty else [])
-    env = merge_env(base, tuple(config.env or ()), spec.env)
-    if not any(e.startswith("HOME=") for e in env):
-        env = (*env, "HOME=")  # filled from the image's passwd when the user is resolved
+    env = merge_env(tuple(config.env or ()), spec.env)  # PATH, HOME... are added by shoald.runtime.spec
     working_dir = spec.working_dir or config.working_dir or "/"
     if not working_dir.startswith("/"):
         raise InvalidArgument(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
@@ -99,14 +99,14 @@ class Supervisor:
         container_id = secrets.token_hex(32)
         hostname = spec.hostname or container_id[:12]
         mounts = tuple(_named(mount) for mount in with_image_volumes(spec, image.config))
-        name = spec.name or random_name(self._md.containers.name_taken)
+        name = spec.name or random_name(self._md.containers.names())
         container = Container(
             id=container_id,
             name=name,
             request_id=request_id or secrets.token_hex(16),
             spec=_with(spec, mounts=mounts, name=name),
             image_id=image.id,
-            process=process_of(spec, image.config, hostname),
+            process=process_of(spec, image.config),
             state=ContainerState.CREATING,
             created_at=datetime.now(UTC),
             userns_base=0,
@@ -124,12 +124,13 @@ class Supervisor:
             try:
                 await self._check_binds(mounts)
                 parent = self._md.snapshots.by_chain(image.chain_id) if image.chain_id else None
-                snapshot = await self._snapshots.create_writable(
-                    parent.id if parent else None, uid_base=container.userns_base
-                )
-                container = self._md.containers.update(
-                    container_id, snapshot_id=snapshot.id, state=ContainerState.CREATED
-                )
+                with self._md.leases.lease("run") as lease:
+                    snapshot = await self._snapshots.create_writable(
+                        parent.id if parent else None, uid_base=container.userns_base, lease=lease
+                    )
+                    container = self._md.containers.update(
+                        container_id, snapshot_id=snapshot.id, state=ContainerState.CREATED
+                    )
             except BaseException:
                 await self._finish(self._remove_locked(container, volumes=True, quiet=True))
                 raise
@@ -193,25 +194,13 @@ class Supervisor:
 
     async def begin(self) -> None:
         """Begin to follow exits, then take over what an earlier daemon left. Call once, before any other method."""
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._exit_watch = asyncio.create_task(self._follow_exits(ready), name="exits")
-        await ready
+        exits = self._runtime.exits()  # watching begins here: before recover() looks at exit files
+        self._exit_watch = asyncio.create_task(self._follow_exits(exits), name="exits")
         await self.recover()
 
-    async def _follow_exits(self, ready: asyncio.Future[None]) -> None:
-        exits = self._runtime.exits()
-        first = asyncio.ensure_future(anext(exits))
-        await asyncio.sleep(0)  # the watch exists once the iterator has run to its first wait
-        ready.set_result(None)
-        try:
-            ended = await first
-            while True:
-                self._spawn(self._on_exit(ended))
-                ended = await anext(exits)
-        except StopAsyncIteration:
-            return
-        finally:
-            first.cancel()
+    async def _follow_exits(self, exits: AsyncIterator[Exit]) -> None:
+        async for ended in exits:
+            self._spawn(self._on_exit(ended))
 
     async def _on_exit(self, ended: Exit) -> None:
         if self._launcher.step_ended(ended):

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 from shoal.errors import AlreadyExists, NotFound, ShoalError
 from shoal.platform import Platform
 from shoald.containers.supervisor import Supervisor
+from shoald.engine.images import measured
 from shoald.engine.operations import Once
 from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, MountPoint
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy, Resources
 from shoald.model.image import Image, RegistryCredentials
+from shoald.model.metrics import EngineMetrics
 
 T = TypeVar("T")
 PullImage = Callable[[str, Platform | None, RegistryCredentials | None], Awaitable[Image]]
@@ -33,7 +35,12 @@ class ContainerCases:
         log_path: Callable[[str], str],
         volume_path: Callable[[str], str],
         userns_size: int,
+        unenforced: Callable[[Resources], list[str]],
+        metrics: EngineMetrics,
     ) -> None:
+        """`unenforced` tells which limits this host can't keep, for people."""
+        self._unenforced = unenforced
+        self._metrics = metrics
         self._md = md
         self._supervisor = supervisor
         self._pull = pull
@@ -64,7 +71,7 @@ class ContainerCases:
             if request_id:
                 self._runs[request_id] = running
                 running.add_done_callback(lambda _: self._runs.pop(request_id, None))
-        return await asyncio.shield(running), []
+        return await asyncio.shield(running), self._unenforced(spec.resources)
 
     def _known(self, request_id: str, spec: ContainerSpec) -> Container | None:
         if not request_id:
@@ -83,11 +90,13 @@ class ContainerCases:
         keep_on_failure: bool,
     ) -> Container:
         image = await self._image(spec, pull_policy, credentials)
+        async with measured(self._metrics, "run"):
+            return await self._start_new(request_id, spec, image, keep_on_failure)
+
+    async def _start_new(self, request_id: str, spec: ContainerSpec, image: Image, keep_on_failure: bool) -> Container:
         container = await self._supervisor.create(request_id, spec, image)
         try:
             return await self._supervisor.start(container.id)
-        except NotFound:
-            raise
         except BaseException:
             if not keep_on_failure:
                 with contextlib.suppress(ShoalError):

@@ -65,14 +65,15 @@ class Operation(Generic[R]):
         return self._task is not None and self._task.done()
 
     def emit(self, event: object) -> None:
-        """Append an event; a Progress record replaces the earlier one with its id."""
+        """Append an event, or a (time, event) pair; a Progress record replaces the earlier one with its id."""
         self._last += 1
-        size = len(getattr(event, "data", b"")) + 200
-        if isinstance(event, Progress):
-            old = self._progress.get(event.id)
+        body = event[1] if isinstance(event, tuple) else event
+        size = len(getattr(body, "data", b"")) + 200
+        if isinstance(body, Progress):
+            old = self._progress.get(body.id)
             if old is not None and old in self._events:
                 self._bytes -= self._events.pop(old)[0]
-            self._progress[event.id] = self._last
+            self._progress[body.id] = self._last
         self._events[self._last] = (size, event)
         self._bytes += size
         while self._bytes > MAX_BUFFERED_BYTES and len(self._events) > 1:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import msgspec
+
 from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
 from shoald.host.cgroups import Cgroups
@@ -59,6 +61,11 @@ class ConmonRuntime:
     def name(self) -> str:
         """Path of the OCI runtime in use."""
         return self._runtime.path
+
+    @property
+    def description(self) -> str:
+        """Name and version of the OCI runtime."""
+        return f"{self._runtime.name} {self._runtime.version}".strip()
 
     @property
     def run_dir(self) -> Path:
@@ -235,6 +242,14 @@ class ConmonRuntime:
         if noted is None or files.exit_file.exists() or not process_alive(noted.pid, noted.start_time):
             return None
         return Created(noted.pid, noted.start_time)
+
+    async def is_started(self, container_id: str) -> bool:
+        """Whether start() has happened to a created container: the runtime's own word."""
+        completed = await run([self._runtime.path, *self._options(), "state", container_id], check=False, cwd="/")
+        try:
+            return bool(msgspec.json.decode(completed.stdout)["status"] in ("running", "paused"))
+        except (msgspec.DecodeError, KeyError, TypeError):
+            return False
 
     def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
         """The container's standard input, for one attached client."""

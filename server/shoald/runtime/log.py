@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +141,9 @@ def cursor_at(path: Path, offset: int) -> str:
         log.close()
 
 
-async def read_log(path: Path, query: LogQuery, *, finished: asyncio.Event | None = None) -> AsyncIterator[LogBatch]:
+async def read_log(
+    path: Path, query: LogQuery, *, finished: asyncio.Event | None = None
+) -> AsyncGenerator[LogBatch, None]:
     """Batches of the log (at most 256 KiB each). With `query.follow`, until `finished` is set and all is read.
 
     `finished` must be set only when the container's last output is in the log, which conmon's exit file tells. A cursor
@@ -162,6 +164,7 @@ async def read_log(path: Path, query: LogQuery, *, finished: asyncio.Event | Non
 
 
 async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> AsyncIterator[LogBatch]:
+    log: LogFile | None = None
     reader: _Reader | None = None
     with Inotify() as inotify:
         # The directory, not the file: that may not be there yet. The watch is set before the first look.
@@ -169,17 +172,17 @@ async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> Async
         try:
             while True:
                 last = finished.is_set() or _past(query)
-                if reader is None and (log := LogFile.open(path)) is not None:
-                    reader = _Reader(log, query)
-                if reader is not None:
+                log = log or LogFile.open(path)
+                if log is not None:
+                    reader = reader or _Reader(log, query)
                     async for batch in reader.batches():
                         yield batch
                 if last:
                     return
                 await _changed(inotify, path, finished, query)
         finally:
-            if reader is not None:
-                reader.log.close()
+            if log is not None:
+                log.close()
 
 
 def _past(query: LogQuery) -> bool:
@@ -211,11 +214,7 @@ class _Reader:
     def __init__(self, log: LogFile, query: LogQuery) -> None:
         self.log = log
         self._query = query
-        try:
-            self._offset = self._first_offset()
-        except BaseException:
-            log.close()
-            raise
+        self._offset = self._first_offset()
         everything = query.stdout and query.stderr and query.until_ns is None
         self._filter = not everything or (query.since_ns is not None and not query.cursor)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MASKED_PATHS: tuple[str, ...] = (
     "/proc/acpi",
     "/proc/asound",
@@ -22,6 +24,12 @@ READONLY_PATHS: tuple[str, ...] = (
     "/proc/fs",
     "/proc/irq",
     "/proc/sys",
+    # crun mounts a writable tmpfs here on cgroup v1, whatever the mount's options say.
     "/sys/fs/cgroup",
     "/proc/sysrq-trigger",
 )
+
+
+def thermal_paths(cpus: Path = Path("/sys/devices/system/cpu")) -> tuple[str, ...]:
+    """Thermal counters of this host's processors, masked too: they tell what neighbours do (I/O: call it once)."""
+    return tuple(sorted(str(path) for path in cpus.glob("cpu[0-9]*/thermal_throttle")))

@@ -22,10 +22,8 @@ _NOT_EXECUTABLE = (
     re.compile(r'exec: "(?P<name>.*)": (?:permission denied|is a directory|exec format error|not a directory)'),  # runc
 )
 _WORKDIR = (
-    re.compile(r"chdir `(?P<name>.*)`: "),  # crun
-    re.compile(
-        r"(?:mkdir|chdir to cwd \(\"?)(?P<name>/[^\"]*?)(?:\"\) set in config.json)?:? .*not a directory"
-    ),  # runc
+    re.compile(r"chdir `.*`: "),  # crun
+    re.compile(r"error during container init: mkdir /.*: not a directory"),  # runc
     re.compile(r"chdir to cwd"),  # runc
 )
 _LIMIT = 4000

@@ -96,6 +96,9 @@ class ContainerRuntime(Protocol):
     def running_pid(self, container_id: str) -> Created | None:
         """From the pid file, verified alive by start time; None otherwise."""
 
+    async def is_started(self, container_id: str) -> bool:
+        """Of a container whose process lives: whether start() has happened, else it still waits for it."""
+
     def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
         """The container's standard input, for one attached client.
 

@@ -33,11 +33,13 @@ def read_file(rootfs: Path, path: str, *, limit: int) -> bytes | None:
             raise
     finally:
         os.close(root)
-    with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        data = file.read(limit + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise InvalidArgument(f"{path} in the image is larger than {limit} bytes", reason="FILE_TOO_LARGE")
     return data

@@ -58,6 +58,8 @@ class SpecInput(Struct, frozen=True, kw_only=True):
     init_path: str = ""
     """Host path of the init program, needed when the container asks for one."""
     limits: HostLimits = HostLimits()
+    masked_paths: Sequence[str] = ()
+    """What to mask on this host besides `MASKED_PATHS` (see `thermal_paths`)."""
 
 
 def runtime_config(given: SpecInput) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def _linux(given: SpecInput, *, user_namespace: bool, host_network: bool) -> dic
     linux: dict[str, Any] = {
         "cgroupsPath": given.cgroup_path,
         "resources": resources(given.container.spec.resources, given.limits),
-        "maskedPaths": list(MASKED_PATHS),
+        "maskedPaths": [*MASKED_PATHS, *given.masked_paths],
         "readonlyPaths": list(READONLY_PATHS),
     }
     if user_namespace:

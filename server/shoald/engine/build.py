@@ -1,0 +1,227 @@
+"""Use case of builds: the context comes in, the plan is solved, the image goes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.errors import InvalidArgument, NotFound, ShoalError
+from shoal.platform import Platform
+from shoal.reference import Reference
+from shoald.build.executor import StepExecutor
+from shoald.build.packing import Packing
+from shoald.build.solver import Build, BuiltLayer, Emit, Solver, StageResult
+from shoald.dockerfile.config import HistoryEntry
+from shoald.dockerfile.graph import plan
+from shoald.engine.images import fingerprint
+from shoald.engine.operations import Operation, Operations
+from shoald.engine.ports import BuildEvent
+from shoald.host.trees import remove_tree
+from shoald.images.assemble import BuiltImage, assemble
+from shoald.metadata.store import Metadata
+from shoald.model.build import BuildRequest, StepFinished
+from shoald.model.image import Image
+from shoald.model.metrics import EngineMetrics
+
+Publish = Callable[[str, str, str, dict[str, str]], None]
+UnpackContext = Callable[[AsyncIterable[bytes], Path], Awaitable[None]]
+
+
+class BuildCases:
+    """Builds, each an operation that outlives its caller once its context is here."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        operations: Operations,
+        solver: Solver,
+        executor: StepExecutor,
+        packing: Packing,
+        export: Callable[[BuiltImage], Awaitable[Image]],
+        unpack_context: UnpackContext,
+        tmp_dir: Path,
+        userns: Any,
+        publish: Publish,
+        metrics: EngineMetrics,
+    ) -> None:
+        self._md = md
+        self._operations = operations
+        self._solver = solver
+        self._executor = executor
+        self._packing = packing
+        self._export = export
+        self._unpack_context = unpack_context
+        self._tmp_dir = tmp_dir
+        self._userns = userns
+        self._publish = publish
+        self._metrics = metrics
+
+    async def build(
+        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+    ) -> AsyncIterator[BuildEvent | Image]:
+        """See engine.ports.Engine.build."""
+        for tag in request.tags:
+            if Reference.parse(tag).digest is not None:
+                raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
+        if request.network not in ("", "bridge", "none", "host", "default"):
+            raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
+        directory = self._tmp_dir / f"build-{secrets.token_hex(8)}"
+        directory.mkdir(mode=0o700, parents=True)
+        started = False
+        try:
+            await self._unpack_context(context, directory)
+
+            async def work(emit: Emit) -> Image:
+                try:
+                    return await self._measured(request, directory, emit)
+                finally:
+                    self._executor.forget_context(directory)
+                    await asyncio.shield(asyncio.to_thread(remove_tree, directory))
+
+            operation, started = self._operations.start(request_id, "build", _fingerprint(request), work)
+        finally:
+            if not started:
+                await asyncio.shield(asyncio.to_thread(remove_tree, directory))
+        async for event in self._follow(operation, 0):
+            yield event
+
+    async def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+        """See engine.ports.Engine.follow_build."""
+        async for event in self._follow(self._operations.get(request_id, "build"), cursor):  # type: ignore[arg-type]
+            yield event
+
+    async def _follow(self, operation: Operation[Image], cursor: int) -> AsyncIterator[BuildEvent | Image]:
+        async for number, (at, body) in operation.follow(cursor):  # type: ignore[misc]
+            yield BuildEvent(number, at, body)
+        yield await operation.result()
+
+    async def _measured(self, request: BuildRequest, context: Path, emit: Emit) -> Image:
+        begun = time.monotonic()
+        failed = True
+        try:
+            image = await self._build(request, context, _Stamped(emit, self._metrics))
+            failed = False
+            return image
+        finally:
+            self._metrics.operation("build", time.monotonic() - begun, failed=failed)
+
+    async def _build(self, request: BuildRequest, context: Path, emit: Emit) -> Image:
+        planned = plan(
+            request.dockerfile,
+            target_platform=request.platform or Platform.host(),
+            build_platform=Platform.host(),
+            build_args=request.build_args,
+            target=request.target,
+            labels=request.labels,
+            filename=request.dockerfile_name,
+        )
+        with self._md.leases.lease("build") as lease:
+            base = self._md.containers.allocate_userns(
+                self._userns.base, self._userns.size, self._userns.slots, lease=lease
+            )
+            build = Build(request, planned, context, lease, base, emit)
+            result = await self._solver.solve(build)
+            image = await self._finish(build, result)
+        self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
+        return image
+
+    async def _finish(self, build: Build, result: StageResult) -> Image:
+        blobs = await asyncio.gather(*(self._packing.blob(layer) for layer in result.layers))
+        config = result.state.image_config()
+        platform = build.plan.platform_of(build.plan.target)
+        created, history = self._history(result)
+        document: dict[str, Any] = {
+            "created": created,
+            "author": config.author,
+            "architecture": platform.architecture,
+            "variant": platform.variant,
+            "os": platform.os,
+            "config": config.to_oci(),
+            "history": history,
+        }
+        tags = tuple(str(Reference.parse(tag).with_default_tag()) for tag in build.request.tags)
+        layers = tuple(zip(result.layers, blobs, strict=True))
+        return await self._export(
+            BuiltImage(
+                document={key: value for key, value in document.items() if value != ""},
+                base=result.base_image,
+                layers=tuple((layer.snapshot_id, blob) for layer, blob in layers),
+                tags=tags,
+            )
+        )
+
+    def _history(self, result: StageResult) -> tuple[str, list[dict[str, Any]]]:
+        """Times follow from the layers, as BuildKit has them: an unchanged rebuild gives the same image."""
+        base = result.base_image.config if result.base_image else None
+        history = [msgspec.to_builtins(entry) for entry in (base.history or [])] if base else []
+        time_ = base.created if base else None
+        times = iter([self._made_at(layer) for layer in result.layers])
+        first = None
+        for entry in result.state.history:
+            if not entry.empty_layer:
+                time_ = next(times, time_)
+                first = first or time_
+        fallback = time_ or _text(datetime.now(UTC))
+        time_ = (base.created if base else None) or first or fallback
+        times = iter([self._made_at(layer) for layer in result.layers])
+        for entry in result.state.history:
+            if not entry.empty_layer:
+                time_ = next(times, time_)
+            history.append({"created": time_, **HistoryEntry.to_oci(entry)})
+        return time_ or fallback, history
+
+    def _made_at(self, layer: BuiltLayer) -> str:
+        entry = self._md.cache.get(layer.key)
+        return _text(entry.created_at if entry else datetime.now(UTC))
+
+
+class _Stamped:
+    """Gives each event its time, and counts steps."""
+
+    def __init__(self, emit: Emit, metrics: EngineMetrics) -> None:
+        self._emit = emit
+        self._metrics = metrics
+
+    def __call__(self, event: object) -> None:
+        if isinstance(event, StepFinished) and not event.error:
+            self._metrics.build_step(cached=event.cached)
+        self._emit((datetime.now(UTC), event))
+
+
+def _text(time_: datetime) -> str:
+    return time_.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _fingerprint(request: BuildRequest) -> str:
+    plain = msgspec.to_builtins(request)
+    plain.pop("credentials", None)
+    return fingerprint(sorted((key, repr(value)) for key, value in plain.items()))
+
+
+async def find_base(
+    md: Metadata,
+    pull: Callable[..., Awaitable[Image]],
+    reference: str,
+    platform: Platform,
+    request: BuildRequest,
+    emit: Emit,
+) -> Image:
+    """The image that a stage starts from: the host's own when its platform fits, else pulled."""
+    if not request.pull:
+        with contextlib.suppress(NotFound):
+            image = md.images.find(reference)
+            if platform.matches(image.config.platform):
+                return image
+    try:
+        return await pull(reference, platform, request.credentials, emit)
+    except ShoalError as error:
+        error.message = f"{reference}: {error.message}"
+        raise

@@ -1,0 +1,181 @@
+"""The engine: all use cases behind one face."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+
+from shoal.platform import Platform
+from shoald.engine.build import BuildCases
+from shoald.engine.containers import ContainerCases
+from shoald.engine.events import EventLog
+from shoald.engine.images import ImageCases
+from shoald.engine.logs import OutputCases
+from shoald.engine.operations import Operations
+from shoald.engine.ports import (
+    AttachSession,
+    BuildEvent,
+    ContainerDetails,
+    ContainerFilter,
+    EventFilter,
+    ExitStatus,
+    HostInfo,
+    HostVersion,
+    LogBatch,
+    LogQuery,
+    Pushed,
+)
+from shoald.engine.system import SystemCases
+from shoald.model.build import BuildRequest
+from shoald.model.container import Container, ContainerSpec, PullPolicy
+from shoald.model.event import Event
+from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.snapshot import Volume
+from shoald.volumes.ports import VolumeDriver
+
+
+class LocalEngine:
+    """See shoald.engine.ports.Engine."""
+
+    def __init__(
+        self,
+        *,
+        images: ImageCases,
+        builds: BuildCases,
+        containers: ContainerCases,
+        output: OutputCases,
+        volumes: VolumeDriver,
+        system: SystemCases,
+        events: EventLog,
+        operations: Operations,
+    ) -> None:
+        self._images = images
+        self._builds = builds
+        self._containers = containers
+        self._output = output
+        self._volumes = volumes
+        self._system = system
+        self._events = events
+        self._operations = operations
+
+    # Images
+    def pull(
+        self, request_id: str, reference: str, platform: Platform | None, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Image]:
+        """See Engine.pull."""
+        return self._images.pull(request_id, reference, platform, credentials)
+
+    def push(
+        self, request_id: str, reference: str, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Pushed]:
+        """See Engine.push."""
+        return self._images.push(request_id, reference, credentials)
+
+    def build(
+        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+    ) -> AsyncIterator[BuildEvent | Image]:
+        """See Engine.build."""
+        return self._builds.build(request_id, request, context)
+
+    def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+        """See Engine.follow_build."""
+        return self._builds.follow_build(request_id, cursor)
+
+    async def list_images(
+        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+    ) -> list[Image]:
+        """See Engine.list_images."""
+        return await self._images.list_images(reference, labels, dangling)
+
+    async def inspect_image(self, name: str) -> tuple[Image, bytes]:
+        """See Engine.inspect_image."""
+        return await self._images.inspect_image(name)
+
+    def image_users(self, image_id: str) -> int:
+        """See Engine.image_users."""
+        return self._images.image_users(image_id)
+
+    async def tag_image(self, source: str, target: str) -> None:
+        """See Engine.tag_image."""
+        await self._images.tag_image(source, target)
+
+    async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
+        """See Engine.remove_image."""
+        return await self._images.remove_image(name, force)
+
+    # Containers
+    async def run(
+        self,
+        request_id: str,
+        spec: ContainerSpec,
+        pull_policy: PullPolicy,
+        credentials: RegistryCredentials | None,
+        keep_on_failure: bool,
+    ) -> tuple[Container, list[str]]:
+        """See Engine.run."""
+        return await self._containers.run(request_id, spec, pull_policy, credentials, keep_on_failure)
+
+    async def start(self, name: str, request_id: str = "") -> Container:
+        """See Engine.start."""
+        return await self._containers.start(name, request_id)
+
+    async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """See Engine.stop."""
+        return await self._containers.stop(name, timeout_s, signal, request_id)
+
+    async def kill(self, name: str, signal: str, request_id: str = "") -> None:
+        """See Engine.kill."""
+        await self._containers.kill(name, signal, request_id)
+
+    async def wait(self, name: str, condition: str) -> ExitStatus:
+        """See Engine.wait."""
+        return await self._containers.wait(name, condition)
+
+    async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
+        """See Engine.remove."""
+        return await self._containers.remove(name, force, volumes, request_id)
+
+    async def list_containers(self, wanted: ContainerFilter) -> list[Container]:
+        """See Engine.list_containers."""
+        return await self._containers.list_containers(wanted)
+
+    async def inspect_container(self, name: str) -> ContainerDetails:
+        """See Engine.inspect_container."""
+        return await self._containers.inspect_container(name)
+
+    def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
+        """See Engine.logs."""
+        return self._output.logs(name, query)
+
+    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> AttachSession:
+        """See Engine.attach."""
+        return await self._output.attach(name, cursor, stdout, stderr, stdin)
+
+    # Volumes
+    async def list_volumes(self) -> list[Volume]:
+        """See Engine.list_volumes."""
+        return list(self._volumes.list())
+
+    async def volume_path(self, name: str) -> str:
+        """See Engine.volume_path."""
+        return str(self._volumes.path(name))
+
+    async def remove_volume(self, name: str) -> None:
+        """See Engine.remove_volume."""
+        await self._volumes.remove(name)
+
+    # System
+    async def info(self) -> HostInfo:
+        """See Engine.info."""
+        return await self._system.info()
+
+    async def version(self) -> HostVersion:
+        """See Engine.version."""
+        return await self._system.version()
+
+    def events(self, wanted: EventFilter) -> AsyncIterator[Event]:
+        """See Engine.events."""
+        return self._events.follow(wanted)
+
+    async def cancel(self, request_id: str) -> bool:
+        """See Engine.cancel."""
+        return await self._operations.cancel(request_id)

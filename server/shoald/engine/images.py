@@ -1,0 +1,172 @@
+"""Use cases of images: pull, push, list, inspect, tag, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from shoal.digest import Digest
+from shoal.errors import InvalidArgument
+from shoal.platform import Platform
+from shoal.reference import Reference
+from shoald.content.ports import ContentStore
+from shoald.engine.operations import Emit, Operations
+from shoald.engine.ports import Pushed
+from shoald.images.store import ImageStore
+from shoald.metadata.store import Metadata
+from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.metrics import EngineMetrics
+
+Publish = Callable[[str, str, str, dict[str, str]], None]
+
+
+class ImageCases:
+    """What a caller can do with images."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        content: ContentStore,
+        store: ImageStore,
+        operations: Operations,
+        publish: Publish,
+        collect: Callable[[], Awaitable[object]],
+        metrics: EngineMetrics,
+    ) -> None:
+        """`collect` runs the garbage collector."""
+        self._metrics = metrics
+        self._md = md
+        self._content = content
+        self._store = store
+        self._operations = operations
+        self._publish = publish
+        self._collect = collect
+
+    async def pull(
+        self, request_id: str, reference: str, platform: Platform | None, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Image]:
+        """See engine.ports.Engine.pull."""
+
+        async def work(emit: Emit) -> Image:
+            return await self.pull_now(reference, platform, credentials, emit)
+
+        operation, _ = self._operations.start(request_id, "pull", f"{reference} {platform}", work)
+        async for _, event in operation.follow():
+            yield event  # type: ignore[misc]
+        yield await operation.result()
+
+    async def pull_now(
+        self,
+        reference: str,
+        platform: Platform | None,
+        credentials: RegistryCredentials | None,
+        emit: Emit = lambda _: None,
+    ) -> Image:
+        """Pull without an operation of its own, as part of another."""
+        async with measured(self._metrics, "pull"):
+            image = await self._store.pull(reference, platform, credentials, _Counting(emit, self._metrics))
+        self._publish("image", "pull", image.id, {"name": str(Reference.parse(reference).with_default_tag())})
+        return image
+
+    async def push(
+        self, request_id: str, reference: str, credentials: RegistryCredentials | None
+    ) -> AsyncIterator[Progress | Pushed]:
+        """See engine.ports.Engine.push."""
+
+        async def work(emit: Emit) -> Pushed:
+            canonical = str(Reference.parse(reference).with_default_tag())
+            async with measured(self._metrics, "push"):
+                digest, size = await self._store.push(reference, credentials, emit)
+            self._publish(
+                "image", "push", self._md.images.find(canonical).id, {"name": canonical, "digest": str(digest)}
+            )
+            return Pushed(canonical, str(digest), size)
+
+        operation, _ = self._operations.start(request_id, "push", reference, work)
+        async for _, event in operation.follow():
+            yield event  # type: ignore[misc]
+        yield await operation.result()
+
+    async def list_images(
+        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+    ) -> list[Image]:
+        """Newest first."""
+        wanted = Reference.parse(reference) if reference else None
+        return [image for image in self._md.images.list() if _selects(image, wanted, labels, dangling)]
+
+    async def inspect_image(self, name: str) -> tuple[Image, bytes]:
+        """The image and its raw configuration."""
+        image = self._md.images.find(name)
+        return image, self._content.read(Digest.parse(image.id))
+
+    def image_users(self, image_id: str) -> int:
+        """Number of containers."""
+        return len(self._md.containers.using_image(image_id))
+
+    async def tag_image(self, source: str, target: str) -> None:
+        """Give a name."""
+        image = self._md.images.find(source)
+        reference = Reference.parse(target)
+        if reference.digest is not None:
+            raise InvalidArgument("a tag can't have a digest", reason="INVALID_REFERENCE")
+        canonical = str(reference.with_default_tag())
+        self._md.images.tag(canonical, image.id)
+        self._publish("image", "tag", image.id, {"name": canonical})
+
+    async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
+        """(untagged references, deleted ids)."""
+        untagged, deleted = await self._store.remove_image(name, force)
+        for reference in untagged:
+            self._publish("image", "untag", "", {"name": reference})
+        for image_id in deleted:
+            self._publish("image", "delete", image_id, {})
+        if deleted:
+            await self._collect()
+        return list(untagged), list(deleted)
+
+
+class _Counting:
+    """Passes progress on, and counts the bytes that came."""
+
+    def __init__(self, emit: Emit, metrics: EngineMetrics) -> None:
+        self._emit = emit
+        self._metrics = metrics
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase is ProgressPhase.DOWNLOADING:
+            self._metrics.pulled(max(0, progress.done_bytes - self._seen.get(progress.id, 0)))
+            self._seen[progress.id] = progress.done_bytes
+        self._emit(progress)
+
+
+@contextlib.asynccontextmanager
+async def measured(metrics: EngineMetrics, kind: str) -> AsyncIterator[None]:
+    """Count the block as an operation."""
+    begun = time.monotonic()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        metrics.operation(kind, time.monotonic() - begun, failed=failed)
+
+
+def _selects(image: Image, wanted: Reference | None, labels: Sequence[tuple[str, str]], dangling: bool) -> bool:
+    if dangling and image.tags:
+        return False
+    have = image.config.defaults.labels or {}
+    if not all(key in have and (not value or have[key] == value) for key, value in labels):
+        return False
+    if wanted is None:
+        return True
+    names = [Reference.parse(tag) for tag in image.tags]
+    return any(n.name == wanted.name and wanted.tag in (None, n.tag) for n in names)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short text that tells two requests apart."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

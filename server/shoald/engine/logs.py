@@ -1,0 +1,147 @@
+"""Use cases of output: logs and attach. Output always comes from the log, so that a cut link resumes at its cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+
+from shoal.errors import FailedPrecondition
+from shoald.containers.supervisor import Supervisor
+from shoald.engine.ports import ExitStatus
+from shoald.metadata.store import Metadata
+from shoald.model.container import Container, ContainerState
+from shoald.model.log import LogBatch, LogQuery
+from shoald.runtime.log import cursor_at, end_cursor, read_log
+from shoald.runtime.ports import ContainerRuntime, StdinWriter
+
+RUNNING = (ContainerState.RUNNING, ContainerState.RESTARTING)
+
+
+class OutputCases:
+    """Logs and attach of containers, also of those that were removed a moment ago."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        supervisor: Supervisor,
+        runtime: ContainerRuntime,
+        find: Callable[[str], Container],
+        log_path: Callable[[str], Path],
+    ) -> None:
+        self._md = md
+        self._supervisor = supervisor
+        self._runtime = runtime
+        self._find = find
+        self._log_path = log_path
+
+    async def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
+        """See engine.ports.Engine.logs. Following ends when the container does not run and all was read."""
+        container = self._find(name)
+        async with self._finished(container.id) as finished:
+            async for batch in read_log(self._path(container.id), query, finished=finished):
+                yield batch
+
+    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> Attachment:
+        """See engine.ports.Engine.attach."""
+        container = self._find(name)
+        path = self._path(container.id)
+        if cursor == "start":
+            cursor = cursor_at(path, container.log_start)
+        elif not cursor:
+            cursor = end_cursor(path)
+        query = LogQuery(follow=True, cursor=cursor, stdout=stdout, stderr=stderr)
+        writer = None
+        stack = AsyncExitStack()
+        if stdin:
+            if not container.spec.stdin_open:
+                raise FailedPrecondition(
+                    f"container {container.name} was started without standard input",
+                    reason="STDIN_CLOSED",
+                    hint="run it with -i",
+                )
+            # One that has ended already only gives its output.
+            with contextlib.suppress(FailedPrecondition):
+                writer = await stack.enter_async_context(self._stdin(container.id))
+        return Attachment(self, container.id, query, writer, stack)
+
+    def _stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
+        return self._runtime.attach_stdin(container_id)
+
+    def _path(self, container_id: str) -> Path:
+        if self._md.containers.get(container_id) is None:
+            return self._supervisor.ghosts.log_path(container_id)
+        return self._log_path(container_id)
+
+    @contextlib.asynccontextmanager
+    async def _finished(self, container_id: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set when the container does not run (any more)."""
+        finished = asyncio.Event()
+
+        async def watch() -> None:
+            while True:
+                change = self._supervisor.change(container_id)
+                current = self._md.containers.get(container_id)
+                if current is None or current.state not in RUNNING:
+                    finished.set()
+                    return
+                await change.wait()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield finished
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def output(self, container_id: str, query: LogQuery) -> AsyncIterator[LogBatch | ExitStatus]:
+        """The output, then the exit."""
+        async with self._finished(container_id) as finished:
+            async for batch in read_log(self._path(container_id), query, finished=finished):
+                yield batch
+        end = await self._supervisor.wait(container_id, "not-running")
+        yield ExitStatus(end.exit_code, end.oom_killed, end.error)
+
+    async def resize(self, container_id: str, rows: int, columns: int) -> None:
+        """Size of the terminal; one that has ended has none."""
+        with contextlib.suppress(FailedPrecondition):
+            await self._runtime.resize(container_id, rows, columns)
+
+
+class Attachment:
+    """See engine.ports.AttachSession."""
+
+    def __init__(
+        self, cases: OutputCases, container_id: str, query: LogQuery, writer: StdinWriter | None, stack: AsyncExitStack
+    ) -> None:
+        self._cases = cases
+        self._container_id = container_id
+        self._query = query
+        self._writer = writer
+        self._stack = stack
+
+    def output(self) -> AsyncIterator[LogBatch | ExitStatus]:
+        """Batches of output; an ExitStatus comes last."""
+        return self._cases.output(self._container_id, self._query)
+
+    async def write_stdin(self, data: bytes) -> None:
+        """With back pressure. What comes after the container's end is dropped, as a pipe's writer would find out late."""
+        if self._writer is not None:
+            with contextlib.suppress(FailedPrecondition):
+                await self._writer.write(data)
+
+    async def close_stdin(self) -> None:
+        """End of input."""
+        if self._writer is not None:
+            with contextlib.suppress(FailedPrecondition):
+                await self._writer.close()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Size of the terminal."""
+        await self._cases.resize(self._container_id, rows, columns)
+
+    async def close(self) -> None:
+        """Detach."""
+        await self._stack.aclose()
