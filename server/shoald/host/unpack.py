@@ -1,10 +1,10 @@
 """Program: unpack a tar archive from standard input into the working directory, confined to it.
 
     python -I -m shoald.host.unpack --mode layer|context|archive [--into PATH] [--id-base N]
-        [--max-bytes N] [--max-entries N] [--max-ratio N]
+        [--owner UID:GID] [--max-bytes N] [--max-entries N] [--max-ratio N]
 
-`layer` is an OCI image layer (image-spec `layer.md`: whiteouts become overlayfs's), `context` a build context (all owned
-by root, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz). `--into` is a path inside the working
+`layer` is an OCI image layer (image-spec `layer.md`: whiteouts become overlayfs's), `context` a build context (all is
+root's, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz). `--into` is a path inside the working
 directory, which stays the root that symlinks are resolved in. The compression is found by magic bytes.
 
 Writes one line of JSON: {"diff_id", "tar_bytes", "content_bytes", "entries", "implicit", "opaque_root"}, or
@@ -35,6 +35,9 @@ def main() -> int:
     options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     rules, formats = MODES[options["--mode"]]
     rules = dataclasses.replace(rules, id_base=int(options.get("--id-base", "0")))
+    if "--owner" in options:
+        uid, _, gid = options["--owner"].partition(":")
+        rules = dataclasses.replace(rules, owner=(int(uid), int(gid)))
     default = Limits()
     limits = Limits(
         total=int(options.get("--max-bytes", default.total)),

@@ -20,7 +20,8 @@ from shoald.host.syscall import failure
 
 Mode = Literal["layer", "context", "archive"]
 _MAX_RESULT = 64 << 20
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+"""What packing and unpacking programs get to see."""
 
 
 class Unpacked(Struct, frozen=True):
@@ -100,6 +101,7 @@ async def unpacking(
     source: Path | int | None = None,
     into: str = "",
     id_base: int = 0,
+    owner: tuple[int, int] | None = None,
     limits: UnpackLimits | None = None,
 ) -> AsyncIterator[Unpacker]:
     """Run the program on `directory` (its root: nothing outside is ever touched) for the time of the context.
@@ -112,11 +114,13 @@ async def unpacking(
         argv += ["--into", into]
     if id_base:
         argv += ["--id-base", str(id_base)]
+    if owner is not None:
+        argv += ["--owner", "%d:%d" % owner]
     argv += (limits or UnpackLimits()).arguments()
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if isinstance(source, Path) else None
     try:
         stdin = fd if fd is not None else source if isinstance(source, int) else PIPE
-        child = await spawn(argv, stdin=stdin, stdout=PIPE, stderr=PIPE, env=_ENVIRONMENT, cwd=directory)
+        child = await spawn(argv, stdin=stdin, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd=directory)
     finally:
         if fd is not None:
             os.close(fd)
