@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -14,13 +15,12 @@ def main() -> None:
     from shoalctl.app import run
 
     code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        # The reader went away; what is buffered has no place to go, and the interpreter must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    raise SystemExit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
+            stream.flush()
+    # All that has to be closed is closed. Taking the interpreter apart piece by piece would cost 10 ms, and would stumble
+    # over a thread that still waits for standard input.
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ def _show(view: BuildView, host: str, event: Any) -> None:
     match event.WhichOneof("event"):
         case "step_started":
             step = event.step_started
-            title = f"[{step.stage} {step.number}/{step.total}] {console.printable(' '.join(step.text.split()))}"
+            text = " ".join(step.text.replace("\\\n", " ").split())
+            title = f"[{step.stage} {step.number}/{step.total}] {console.printable(text)}"
             view.started(host, step.step_id, title, time)
         case "step_log":
             log = event.step_log

@@ -61,12 +61,13 @@ async def _ps(
     limit: int,
     full: bool,
 ) -> int:
-    from shoalctl.commands.container_filters import list_request, matches
-    from shoalctl.commands.container_rows import container_row
-    from shoalctl.commands.outcome import collected, presented
-
-    request = list_request(wanted, everything=everything, limit=limit)
     async with invocation.fleet() as fleet:
+        # Imported while the connections are being made.
+        from shoalctl.commands.container_filters import list_request, matches
+        from shoalctl.commands.container_rows import container_row
+        from shoalctl.commands.outcome import collected, presented
+
+        request = list_request(wanted, everything=everything, limit=limit)
         results = await collected(fleet.containers(request), fleet.names)
     now = datetime.now(UTC)
     return presented(

@@ -107,9 +107,11 @@ def run(
 
 
 async def _run(invocation: Invocation, options: RunOptions) -> int:
-    from shoalctl.commands.running import Running
-
     async with invocation.fleet() as fleet:
+        # Imported while the connection is being made.
+        import shoal.v1.container_pb2_grpc  # noqa: F401
+        from shoalctl.commands.running import Running
+
         return await Running(fleet, options).run()
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
-from shoal.errors import FailedPrecondition
+from shoal.errors import FailedPrecondition, ShoalError
 from shoal.pki.keypair import KeyPair, read_pem
 from shoalctl.connect.diagnosis import Credentials, diagnose
 from shoalctl.connect.failure import LinkLost, translated
@@ -58,16 +58,24 @@ class Link:
         self._connected = False
         self._connecting = asyncio.Lock()
 
+    def warm(self) -> None:
+        """Begin to connect, without waiting: what is imported and prepared meanwhile costs no time then.
+
+        Whatever goes wrong is raised by the first call.
+        """
+        try:
+            self._opened()
+        except ShoalError:
+            return
+
     async def channel(self) -> grpc.aio.Channel:
         """The channel, connected. Raises Unavailable, Unauthenticated or FailedPrecondition that say what is wrong."""
         async with self._connecting:
-            if self._channel is None:
-                self._credentials = _credentials(self.host)
-                self._channel = _open(self.host, self._credentials, self._timeout)
+            channel = self._opened()
             if not self._connected:
-                await self._connect(self._channel, patient=False, limit=self._timeout)
+                await self._connect(channel, patient=False, limit=self._timeout)
                 self._connected = True
-            return self._channel
+            return channel
 
     async def reconnect(self) -> None:
         """Wait until a lost link works again. Raises the diagnosis when it does not within RECONNECT_TIME."""
@@ -115,6 +123,13 @@ class Link:
             raise translated(error, timeout) from error
         finally:
             call.cancel()
+
+    def _opened(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            self._credentials = _credentials(self.host)
+            self._channel = _open(self.host, self._credentials, self._timeout)
+            self._channel.get_state(try_to_connect=True)
+        return self._channel
 
     async def _connect(self, channel: grpc.aio.Channel, *, patient: bool, limit: float) -> None:
         ready, failing = grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE

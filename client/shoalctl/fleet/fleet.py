@@ -58,6 +58,8 @@ class Fleet:
         return cls(Inventory.load(config).select(hosts, groups, all_hosts, labels=labels), timeout=timeout)
 
     async def __aenter__(self) -> Fleet:
+        for client in list(self._clients.values())[: fanout.AT_ONCE]:
+            client.link.warm()
         return self
 
     async def __aexit__(

@@ -76,7 +76,7 @@ class StdinContext:
 def _unzipped(packed: IO[bytes]) -> IO[bytes]:
     plain: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
-        with packed, gzip.GzipFile(fileobj=packed) as stream:
+        with packed, gzip.GzipFile(fileobj=packed, mode="rb") as stream:
             shutil.copyfileobj(stream, plain, CHUNK)
     except (OSError, EOFError) as error:
         raise UsageFault(f"the archive on standard input is broken: {error}") from error
