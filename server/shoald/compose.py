@@ -7,8 +7,8 @@ import contextlib
 import ipaddress
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -37,14 +37,14 @@ from shoald.engine.ports import Engine
 from shoald.engine.system import SystemCases
 from shoald.gc.collect import collect
 from shoald.host import cgroups, nft, overlayfs
+from shoald.host.links import delete_link
 from shoald.host.mounts import unmount_tree
 from shoald.host.netlink import NetlinkSocket
-from shoald.host.links import delete_link
 from shoald.host.process import process_start_time, send_signal
 from shoald.host.trees import remove_tree
 from shoald.host.userns import UserNamespaces
-from shoald.images.assemble import assemble
-from shoald.images.layers import LayerPacker, unpack_archive, unpack_context
+from shoald.images.assemble import Assembler
+from shoald.images.layers import Layers
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
@@ -187,10 +187,15 @@ def _builds(
     stack: AsyncExitStack,
 ) -> BuildCases:
     tmp = config.root / "tmp"
+    layers = Layers(md, content, snapshots, tmp / "layers")
     executor = StepExecutor(
-        md, snapshots, launcher, StepMounts(snapshots, config.root / "buildcache", tmp), unpack_archive
+        md,
+        snapshots,
+        launcher,
+        StepMounts(snapshots, config.root / "buildcache", tmp),
+        lambda source, root, into: layers.unpack_archive(source, root, into=into),
     )
-    packing = Packing(md, content, LayerPacker(md, content, snapshots))
+    packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)
     solver = Solver(
         md,
@@ -204,8 +209,8 @@ def _builds(
         solver,
         executor,
         packing,
-        lambda built: assemble(md, content, snapshots, built),
-        unpack_context,
+        Assembler(md, content, snapshots),
+        layers,
         tmp,
         config.userns,
         events.publish,

@@ -53,9 +53,17 @@ class Publish(Protocol):
 class UsernsRange(Protocol):
     """Where the ids of containers' user namespaces come from."""
 
-    base: int
-    size: int
-    slots: int
+    @property
+    def base(self) -> int:
+        """The first host id."""
+
+    @property
+    def size(self) -> int:
+        """Ids of one namespace."""
+
+    @property
+    def slots(self) -> int:
+        """How many namespaces."""
 
 
 class Supervisor:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from shoal.errors import InvalidArgument, NotFound, ShoalError
+from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.build.executor import StepExecutor
 from shoald.build.packing import Packing
-from shoald.build.solver import Build, BuiltLayer, Emit, Solver, StageResult
+from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
 from shoald.dockerfile.config import HistoryEntry
 from shoald.dockerfile.graph import plan
 from shoald.engine.images import fingerprint
 from shoald.engine.operations import Operation, Operations
-from shoald.engine.ports import BuildEvent
+from shoald.engine.ports import BuildEvent, BuildEventBody
 from shoald.host.trees import remove_tree
-from shoald.images.assemble import BuiltImage, assemble
+from shoald.images.assemble import Assembler, BuiltLayer
+from shoald.images.layers import Layers
 from shoald.metadata.store import Metadata
 from shoald.model.build import BuildRequest, StepFinished
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
+from shoald.model.snapshot import Snapshot
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
-UnpackContext = Callable[[AsyncIterable[bytes], Path], Awaitable[None]]
 
 
 class BuildCases:
@@ -45,8 +47,8 @@ class BuildCases:
         solver: Solver,
         executor: StepExecutor,
         packing: Packing,
-        export: Callable[[BuiltImage], Awaitable[Image]],
-        unpack_context: UnpackContext,
+        assembler: Assembler,
+        layers: Layers,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -57,8 +59,8 @@ class BuildCases:
         self._solver = solver
         self._executor = executor
         self._packing = packing
-        self._export = export
-        self._unpack_context = unpack_context
+        self._assembler = assembler
+        self._layers = layers
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -73,23 +75,25 @@ class BuildCases:
                 raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
         if request.network not in ("", "bridge", "none", "host", "default"):
             raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
-        directory = self._tmp_dir / f"build-{secrets.token_hex(8)}"
-        directory.mkdir(mode=0o700, parents=True)
+        place = self._tmp_dir / f"build-{secrets.token_hex(8)}"
+        directory = place / "context"
+        place.mkdir(mode=0o700, parents=True)
+        directory.mkdir(mode=0o755)  # what `COPY . /new-directory` gives the new directory
         started = False
         try:
-            await self._unpack_context(context, directory)
+            await self._layers.unpack_context(context, directory)
 
             async def work(emit: Emit) -> Image:
                 try:
                     return await self._measured(request, directory, emit)
                 finally:
                     self._executor.forget_context(directory)
-                    await asyncio.shield(asyncio.to_thread(remove_tree, directory))
+                    await asyncio.shield(asyncio.to_thread(remove_tree, place))
 
             operation, started = self._operations.start(request_id, "build", _fingerprint(request), work)
         finally:
             if not started:
-                await asyncio.shield(asyncio.to_thread(remove_tree, directory))
+                await asyncio.shield(asyncio.to_thread(remove_tree, place))
         async for event in self._follow(operation, 0):
             yield event
 
@@ -99,7 +103,8 @@ class BuildCases:
             yield event
 
     async def _follow(self, operation: Operation[Image], cursor: int) -> AsyncIterator[BuildEvent | Image]:
-        async for number, (at, body) in operation.follow(cursor):  # type: ignore[misc]
+        async for number, stamped in operation.follow(cursor):
+            at, body = cast("tuple[datetime, BuildEventBody]", stamped)
             yield BuildEvent(number, at, body)
         yield await operation.result()
 
@@ -114,7 +119,9 @@ class BuildCases:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
     async def _build(self, request: BuildRequest, context: Path, emit: Emit) -> Image:
-        planned = plan(
+        # A large file takes a while to parse.
+        planned = await asyncio.to_thread(
+            plan,
             request.dockerfile,
             target_platform=request.platform or Platform.host(),
             build_platform=Platform.host(),
@@ -134,7 +141,7 @@ class BuildCases:
         return image
 
     async def _finish(self, build: Build, result: StageResult) -> Image:
-        blobs = await asyncio.gather(*(self._packing.blob(layer) for layer in result.layers))
+        blobs = await asyncio.gather(*(self._packing.blob(layer, build.lease) for layer in result.layers))
         config = result.state.image_config()
         platform = build.plan.platform_of(build.plan.target)
         created, history = self._history(result)
@@ -147,16 +154,19 @@ class BuildCases:
             "config": config.to_oci(),
             "history": history,
         }
-        tags = tuple(str(Reference.parse(tag).with_default_tag()) for tag in build.request.tags)
-        layers = tuple(zip(result.layers, blobs, strict=True))
-        return await self._export(
-            BuiltImage(
-                document={key: value for key, value in document.items() if value != ""},
-                base=result.base_image,
-                layers=tuple((layer.snapshot_id, blob) for layer, blob in layers),
-                tags=tags,
+        below = self._assembler.layers_of(result.base_image) if result.base_image else []
+        own = [BuiltLayer(blob, self._snapshot(layer)) for layer, blob in zip(result.layers, blobs, strict=True)]
+        document["rootfs"] = {"type": "layers", "diff_ids": [layer.blob.diff_id for layer in (*below, *own)]}
+        body = json.dumps({key: value for key, value in document.items() if value != ""}, separators=(",", ":"))
+        return await self._assembler.create_image(body.encode(), [*below, *own], build.request.tags)
+
+    def _snapshot(self, layer: StepLayer) -> Snapshot:
+        snapshot = self._md.snapshots.get(layer.snapshot_id)
+        if snapshot is None:
+            raise DataLoss(
+                f"snapshot {layer.snapshot_id} is gone", reason="SNAPSHOT_LOST", hint="build again with --no-cache"
             )
-        )
+        return snapshot
 
     def _history(self, result: StageResult) -> tuple[str, list[dict[str, Any]]]:
         """Times follow from the layers, as BuildKit has them: an unchanged rebuild gives the same image."""
@@ -178,7 +188,7 @@ class BuildCases:
             history.append({"created": time_, **HistoryEntry.to_oci(entry)})
         return time_ or fallback, history
 
-    def _made_at(self, layer: BuiltLayer) -> str:
+    def _made_at(self, layer: StepLayer) -> str:
         entry = self._md.cache.get(layer.key)
         return _text(entry.created_at if entry else datetime.now(UTC))
 

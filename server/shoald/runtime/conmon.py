@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
+from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
 from shoald.host.cgroups import Cgroups
 from shoald.host.pid import process_alive, process_start_time, send_signal, wait_process
@@ -32,6 +32,7 @@ from shoald.runtime.workdir import check_working_dir
 
 _START_SECONDS = 60.0
 _DELETE_SECONDS = 30.0
+_END_SECONDS = 10.0
 _MAX_TERMINAL = 1000
 _LONGEST_RUN_DIR = 80
 
@@ -86,20 +87,22 @@ class ConmonRuntime:
     async def create(self, bundle: Bundle) -> Created:
         """conmon + `RUNTIME create`; see the protocol."""
         files = self._directory.container(bundle.container_id)
+        if ":" in str(bundle.log_path):
+            # conmon takes what follows for something else.
+            raise InvalidArgument(f"the log path {bundle.log_path} has a colon", reason="INVALID_LOG_PATH")
         check_working_dir(bundle.rootfs, bundle.config)
         process = bundle.config["process"]
         self._commands[bundle.container_id] = ((process["args"] or [""])[0], process["cwd"])
         created, cancelled = await uncancelled(self._create(bundle, files))
         if cancelled:
-            await uncancelled(self._discard(files, str(bundle.config["linux"]["cgroupsPath"])))
+            await uncancelled(self._discard(files))
             raise asyncio.CancelledError
         return created
 
     async def _create(self, bundle: Bundle, files: ContainerFiles) -> Created:
-        cgroup_path = str(bundle.config["linux"]["cgroupsPath"])
         files.make()
         if (self._directory.runtime_root / bundle.container_id).exists() or files.monitored() is not None:
-            await self._discard(files, cgroup_path)
+            await self._discard(files)
         files.clear()
         files.write_config(bundle.config)
         try:
@@ -108,7 +111,7 @@ class ConmonRuntime:
                 raise self._failure(bundle.container_id, self._runtime_message(files, report))
             return self._note(files, report.data, bundle)
         except BaseException:
-            await self._discard(files, cgroup_path)
+            await self._discard(files)
             raise
 
     def _note(self, files: ContainerFiles, pid: int, bundle: Bundle) -> Created:
@@ -146,7 +149,7 @@ class ConmonRuntime:
             if completed.returncode != 0:
                 raise self._failure(files.container_id, completed.stderr.decode(errors="replace"))
         except BaseException:
-            await self._discard(files, "")
+            await self._discard(files)
             raise
         self._commands.pop(files.container_id, None)
 
@@ -174,18 +177,18 @@ class ConmonRuntime:
             raise asyncio.CancelledError
 
     async def _delete(self, files: ContainerFiles) -> None:
-        await self._discard(files, "")
+        await self._discard(files)
         files.remove()
 
-    async def _discard(self, files: ContainerFiles, cgroup_path: str) -> None:
-        """Undo create and start, whatever of them was done; the bundle directory stays."""
+    async def _discard(self, files: ContainerFiles) -> None:
+        """Undo create and start, whatever of them was done, by this daemon or one before; the directory stays."""
         self._stdin.drop(files.container_id)
         self._monitors.forget(files.container_id)
         self._commands.pop(files.container_id, None)
         noted = files.monitored()
         monitor = (noted.monitor_pid, noted.monitor_start_time) if noted else None
         monitor = monitor or monitor_identity(files, self._monitor.program)
-        cgroup_path = cgroup_path or (noted.cgroup_path if noted else "")
+        cgroup_path = noted.cgroup_path if noted else files.configured_cgroup()
         if noted is None and monitor is not None:
             # Creation did not come to its end: conmon may still be running the runtime.
             kill_monitor(*monitor)
@@ -193,8 +196,7 @@ class ConmonRuntime:
             argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
             await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
         if noted is not None:
-            send_signal(noted.pid, noted.start_time, signal.SIGKILL)
-            await wait_process(noted.pid, noted.start_time)
+            await _end_process(files.container_id, noted)
         if monitor is not None:
             await end_monitor(*monitor)
         if cgroup_path:
@@ -269,3 +271,14 @@ class ConmonRuntime:
             os.write(fd, b"1 %d %d\n" % (rows, columns))
         finally:
             os.close(fd)
+
+
+async def _end_process(container_id: str, noted: Monitored) -> None:
+    """SIGKILL the first process and wait; raises DeadlineExceeded (CONTAINER_STUCK) when even that does not end it."""
+    send_signal(noted.pid, noted.start_time, signal.SIGKILL)
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await wait_process(noted.pid, noted.start_time)
+    except TimeoutError:
+        message = f"process {noted.pid} of container {container_id} does not end: it waits in the kernel"
+        raise DeadlineExceeded(message, reason="CONTAINER_STUCK") from None

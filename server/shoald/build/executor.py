@@ -1,0 +1,256 @@
+"""Does the steps of a build: RUN through the container launcher, COPY and ADD by the tree programs, WORKDIR.
+
+Every step writes into a new snapshot over the one before it. A step that fails or is cancelled leaves no snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError, Unimplemented
+from shoald.build import trees
+from shoald.build.keys import copy_key, run_key, workdir_key
+from shoald.build.mounts import StepMounts
+from shoald.build.selection import CopyItem, Tree, scan_paths, select
+from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
+from shoald.build.stubs import remove_stubs
+from shoald.containers.launcher import Launcher
+from shoald.containers.step import StepProcess, run_step
+from shoald.dockerfile.steps import ContextBase, CopyStep, GitSource, PathSource, RunStep, Step, UrlSource, WorkdirStep
+from shoald.host.trees import tree_size
+from shoald.metadata.store import Metadata
+from shoald.runtime.user import resolve_user
+from shoald.snapshots.ports import Snapshotter
+
+Unpack = Callable[[Path, Path, str], Awaitable[object]]
+"""Unpack an archive (a host path) below a root, into a path inside it."""
+
+
+@dataclass(frozen=True)
+class Copying:
+    """What a COPY or ADD does: files to make, archives to unpack (paths in the source root) with their targets."""
+
+    items: Sequence[CopyItem]
+    archives: Sequence[tuple[str, str]]
+
+
+class StepExecutor:
+    """See shoald.build.solver.Executor."""
+
+    def __init__(
+        self, md: Metadata, snapshots: Snapshotter, launcher: Launcher, mounts: StepMounts, unpack: Unpack
+    ) -> None:
+        self._md = md
+        self._snapshots = snapshots
+        self._launcher = launcher
+        self._mounts = mounts
+        self._unpack = unpack
+        self._contexts: dict[Path, asyncio.Task[Tree]] = {}
+
+    def forget_context(self, context: Path) -> None:
+        """A build is over."""
+        task = self._contexts.pop(context, None)
+        if task is not None:
+            task.cancel()
+
+    # --- keys -------------------------------------------------------------------------------------------------------
+
+    async def key(self, build: Build, stage: StageResult, step: Step, roots: Roots) -> Keyed:
+        """The content key. Raises Unimplemented for what is not built yet, InvalidArgument (COPY_SOURCE_MISSING)."""
+        match step:
+            case RunStep():
+                _check_run(step)
+                return Keyed(
+                    run_key(stage.key, step, str(build.plan.platform_of(stage.state.index)), build.request.network)
+                )
+            case WorkdirStep():
+                return Keyed(workdir_key(stage.key, step))
+            case CopyStep():
+                _check_copy(step)
+                copying, digests = await self._select(build, stage, step, roots)
+                return Keyed(copy_key(stage.key, step, copying.items, digests), copying)
+        raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
+
+    async def _select(
+        self, build: Build, stage: StageResult, step: CopyStep, roots: Roots
+    ) -> tuple[Copying, list[str]]:
+        async with self._root(build, step, roots) as root:
+            tree = await self._tree(build, step, root)
+            into = step.dest_is_dir or await self._dest_is_directory(stage, step)
+            items = select(step, tree, dest_is_directory=into, mode=octal_mode(step.chmod))
+            archives: list[tuple[str, str]] = []
+            digests: list[str] = []
+            if step.unpack:
+                top = {source.path for source in step.sources if isinstance(source, PathSource)}
+                kept = []
+                for item in items:
+                    # Only sources themselves are unpacked, not archives inside of a directory.
+                    named = item.kind == "f" and not item.data and _is_top(item, step, top)
+                    if named and await asyncio.to_thread(trees.is_archive, root, item.source):
+                        archives.append((item.source, step.dest))
+                        digests.append(item.content)
+                    else:
+                        kept.append(item)
+                items = kept
+            return Copying(items, archives), digests
+
+    async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
+        paths = scan_paths(step)
+        if not isinstance(step.base, ContextBase):
+            return await trees.scan(root, paths)
+        # The context is scanned once for all steps; a symbolic link among the sources is resolved by itself.
+        task = self._contexts.get(root)
+        if task is None:
+            task = self._contexts[root] = asyncio.ensure_future(trees.scan(root, ["/"]))
+        tree = await asyncio.shield(task)
+        plain = {path: path if path in tree.by_path and tree.by_path[path].kind != "l" else None for path in paths}
+        if all(found is not None for found in plain.values()):
+            return tree.with_roots(plain)
+        return await trees.scan(root, paths)
+
+    async def _dest_is_directory(self, stage: StageResult, step: CopyStep) -> bool:
+        if stage.snapshot_id is None:
+            return step.dest == "/"
+        async with self._snapshots.mounted(stage.snapshot_id) as root:
+            return trees.is_directory(root, step.dest)
+
+    @contextlib.asynccontextmanager
+    async def _root(self, build: Build, step: CopyStep, roots: Roots) -> AsyncIterator[Path]:
+        if isinstance(step.base, ContextBase):
+            yield build.context
+            return
+        async with self._snapshots.mounted(await roots.snapshot_of(step.base)) as root:
+            yield root
+
+    # --- execution --------------------------------------------------------------------------------------------------
+
+    async def execute(self, build: Build, stage: StageResult, step: Step, keyed: Keyed, roots: Roots, log: Log) -> str:
+        """Carry a step out; the id of its committed snapshot, which the cache and the build's lease hold."""
+        base = build.userns_base if isinstance(step, RunStep) else 0
+        snapshot = await self._snapshots.create_writable(stage.snapshot_id, uid_base=base, lease=build.lease)
+        try:
+            match step:
+                case RunStep():
+                    await self._run(build, step, snapshot.id, roots, log)
+                case CopyStep():
+                    await self._copy(build, step, snapshot.id, keyed.items, roots)
+                case WorkdirStep():
+                    await self._workdir(step, snapshot.id)
+            size = await asyncio.to_thread(tree_size, self._snapshots.fs_path(snapshot.id))
+            await self._snapshots.commit(snapshot.id, size_bytes=size.apparent)
+        except BaseException:
+            await _shielded(self._snapshots.remove(snapshot.id))
+            raise
+        self._md.cache.put(keyed.key, snapshot.id, description=step.text[:1000], size_bytes=size.apparent)
+        return snapshot.id
+
+    async def _run(self, build: Build, step: RunStep, snapshot_id: str, roots: Roots, log: Log) -> None:
+        network = step.network if step.network != "default" else build.request.network or "bridge"
+        async with self._mounts.prepared(build, step, roots) as mounts:
+            process = StepProcess(
+                snapshot_id=snapshot_id,
+                userns_base=build.userns_base,
+                args=step.argv,
+                env={**step.proxy_env, **step.env},
+                user=step.user,
+                working_dir=step.workdir,
+                network=network,
+                mounts=mounts,
+            )
+            code = await run_step(self._launcher, process, log)
+        if code != 0:
+            command = " ".join(step.argv)
+            raise FailedPrecondition(
+                f'process "{command}" did not complete successfully: exit code: {code}',
+                reason="BUILD_STEP_FAILED",
+                metadata={"exit_code": str(code), "command": command[:4000]},
+            )
+        layer = self._snapshots.fs_path(snapshot_id)
+        await asyncio.to_thread(remove_stubs, layer, [mount.target for mount in mounts])
+
+    async def _copy(self, build: Build, step: CopyStep, snapshot_id: str, copying: Copying, roots: Roots) -> None:
+        async with self._root(build, step, roots) as source:
+            async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
+                owner = _owner(step.chown, target)
+                await trees.copy(source, target, copying.items, owner)
+                for archive, dest in copying.archives:
+                    found = trees.resolve(source, archive)
+                    if found is None:
+                        raise InvalidArgument(f"{archive} vanished during the build", reason="COPY_FAILED")
+                    await self._unpack(found, target, dest)
+
+    async def _workdir(self, step: WorkdirStep, snapshot_id: str) -> None:
+        async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
+            await trees.copy(None, target, [_directory(step.path)], _owner(step.user, target))
+
+
+def _directory(path: str) -> CopyItem:
+    import time
+
+    return CopyItem("", path, "d", 0o755, 0, 0, time.time_ns(), "", {}, 0, keep_existing=True)
+
+
+def _owner(chown: str, root: Path) -> tuple[int, int] | None:
+    """Numbers for `user[:group]`, looked up in the target's own files; a user alone stands for the group of the same
+    number, as in BuildKit. Raises InvalidArgument."""
+    if not chown:
+        return None
+    user = resolve_user(chown, root)
+    name, colon, _ = chown.partition(":")
+    if not colon and name.isdigit():
+        return user.uid, user.uid
+    return user.uid, user.gid
+
+
+def octal_mode(chmod: str) -> int | None:
+    """The mode of --chmod; None for none. Raises Unimplemented for symbolic modes."""
+    if not chmod:
+        return None
+    try:
+        return stat.S_IMODE(int(chmod, 8))
+    except ValueError:
+        raise Unimplemented(
+            f"symbolic modes are not supported yet: --chmod={chmod}",
+            reason="CHMOD_UNSUPPORTED",
+            hint="use an octal mode",
+        ) from None
+
+
+def _is_top(item: CopyItem, step: CopyStep, sources: set[str]) -> bool:
+    from posixpath import basename, join
+
+    return item.source in sources or item.target in (step.dest, join(step.dest, basename(item.source)))
+
+
+def _check_run(step: RunStep) -> None:
+    if step.security != "sandbox":
+        raise Unimplemented(f"RUN --security={step.security} is not supported", reason="INSTRUCTION_UNSUPPORTED")
+    if step.devices:
+        raise Unimplemented("RUN --device is not supported", reason="INSTRUCTION_UNSUPPORTED")
+
+
+def _check_copy(step: CopyStep) -> None:
+    if any(isinstance(source, UrlSource | GitSource) for source in step.sources):
+        raise Unimplemented(
+            "ADD of URLs and git repositories is not supported yet",
+            reason="INSTRUCTION_UNSUPPORTED",
+            hint="fetch it in a RUN step, or put it into the context",
+        )
+    if step.parents:
+        raise Unimplemented("COPY --parents is not supported yet", reason="INSTRUCTION_UNSUPPORTED")
+    if isinstance(step.base, ContextBase) and step.base.name:
+        raise Unimplemented("named contexts are not supported yet", reason="INSTRUCTION_UNSUPPORTED")
+
+
+async def _shielded(work: Awaitable[None]) -> None:
+    task = asyncio.ensure_future(work)
+    with contextlib.suppress(ShoalError):
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(task)
+        task.result()

@@ -1,0 +1,90 @@
+"""Content keys of build steps; pure. A key says all that a step's result depends on, and nothing else.
+
+The key of a stage's state is that of its base, then of each step that changes files, each one over the one before. Times,
+names of stages and the order of unrelated steps do not enter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from shoald.build.selection import CopyItem
+from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
+
+VERSION = 1
+"""Raise it when a step's execution changes what it makes."""
+
+
+def key_of(kind: str, parent: str, *parts: Any) -> str:
+    """A key over plain JSON values. Names that are not UTF-8 count as what they are."""
+    body = json.dumps([VERSION, kind, parent, *parts], separators=(",", ":"), sort_keys=True).encode()
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def base_key(chain_id: str) -> str:
+    """The state that an image's layers make; "" for scratch."""
+    return key_of("base", chain_id)
+
+
+def run_key(parent: str, step: RunStep, platform: str, network: str) -> str:
+    """A RUN: command, environment, user, directory, mounts; declared ARGs count even when unused."""
+    mounts = [
+        [
+            m.type.value,
+            m.target,
+            repr(m.base),
+            m.source,
+            m.read_only,
+            m.id,
+            m.sharing.value,
+            m.size,
+            m.mode,
+            m.uid,
+            m.gid,
+            m.env,
+        ]
+        for m in step.mounts
+    ]
+    files = [[f.name, f.data] for f in step.files]
+    return key_of(
+        "run",
+        parent,
+        list(step.argv),
+        sorted(step.env.items()),
+        step.user,
+        step.workdir,
+        mounts,
+        step.network if step.network != "default" else network,
+        step.security,
+        files,
+        list(step.build_args),
+        platform,
+    )
+
+
+def workdir_key(parent: str, step: WorkdirStep) -> str:
+    """A WORKDIR that makes a directory."""
+    return key_of("workdir", parent, step.path, step.user)
+
+
+def copy_key(parent: str, step: CopyStep, items: Iterable[CopyItem], archives: Sequence[str]) -> str:
+    """A COPY or ADD: what it writes, by content and by the metadata that it sets; times do not count."""
+    written = [
+        [
+            i.target,
+            i.kind,
+            i.mode,
+            i.uid,
+            i.gid,
+            i.content,
+            sorted(i.xattrs.items()),
+            i.data,
+            i.keep_existing,
+            i.link_group,
+        ]
+        for i in items
+    ]
+    return key_of("copy", parent, step.dest, step.chown, step.chmod, step.unpack, step.link, written, list(archives))

@@ -1,0 +1,328 @@
+"""Carries a build plan out: independent stages side by side, steps from the cache or by the executor.
+
+A stage is a task; another stage that needs it awaits the task. Equal steps of builds at the same time run once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from shoal.errors import ShoalError
+from shoal.platform import Platform
+from shoald.build.keys import base_key
+from shoald.dockerfile import instructions as ins
+from shoald.dockerfile.checks import Finding
+from shoald.dockerfile.errors import Span
+from shoald.dockerfile.graph import BuildPlan, StagePlan
+from shoald.dockerfile.state import StageState
+from shoald.dockerfile.steps import Base, ContextBase, ImageBase, MetaStep, ScratchBase, StageBase, Step
+from shoald.metadata.leases import HoldKind
+from shoald.metadata.store import Metadata
+from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.image import Image
+
+Emit = Callable[[object], None]
+Log = Callable[[bool, bytes], None]
+MAKERS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Where a stage is: state, content key, top snapshot, and its own layers over the base image, lowest first."""
+
+    state: StageState
+    key: str
+    snapshot_id: str | None
+    base_image: Image | None
+    layers: tuple[StepLayer, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepLayer:
+    """A step's layer: its content key, which names its entry in the cache, and its snapshot."""
+
+    key: str
+    snapshot_id: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build in progress."""
+
+    request: BuildRequest
+    plan: BuildPlan
+    context: Path
+    lease: str
+    userns_base: int
+    emit: Emit
+
+
+class Executor(Protocol):
+    """Does one step."""
+
+    async def key(self, build: Build, stage: StageResult, step: Step, roots: Roots) -> Keyed:
+        """The content key of the step on this state, and what was found out on the way."""
+
+    async def execute(self, build: Build, stage: StageResult, step: Step, keyed: Keyed, roots: Roots, log: Log) -> str:
+        """Carry it out; the id of the new, committed snapshot. `log(is standard error, bytes)` takes its output."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A step's key and, for a copy, the selection that it was made from."""
+
+    key: str
+    items: Any = None
+
+
+class Roots(Protocol):
+    """Where COPY and mounts take their files from."""
+
+    async def snapshot_of(self, base: Base) -> str | None:
+        """The top snapshot of a stage or image; None for an empty one."""
+
+
+class Solver:
+    """Solves builds; holds what they share."""
+
+    def __init__(
+        self,
+        md: Metadata,
+        executor: Executor,
+        find_image: Callable[[str, Platform, BuildRequest, Emit], Coroutine[Any, Any, Image]],
+        begin_packing: Callable[[StepLayer, str], None],
+    ) -> None:
+        """`begin_packing(layer, lease)` is told of each layer of the result as soon as it is there."""
+        self.md = md
+        self.begin_packing = begin_packing
+        self.executor = executor
+        self.find_image = find_image
+        self._running: dict[str, asyncio.Task[str]] = {}
+
+    async def solve(self, build: Build) -> StageResult:
+        """The target stage's result. Raises the first error of any stage, after all others were stopped."""
+        for warning in build.plan.warnings:
+            build.emit(_warning(warning))
+        run = _Run(self, build)
+        try:
+            async with asyncio.TaskGroup() as group:
+                run.group = group
+                for index in build.plan.needed:
+                    run.stage(index)
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        found = [warning for stage in run.results() for warning in stage.state.warnings]
+        build.plan.enforce_checks([*build.plan.warnings, *found])
+        return run.stage(build.plan.target).result()
+
+    async def snapshot(self, build: Build, key: str, make: Callable[[], Awaitable[str]]) -> tuple[str, bool]:
+        """The snapshot of a step, from the cache, from the same step in another build, or made now (False)."""
+        while True:
+            if not build.request.no_cache and (found := self._cached(build, key)) is not None:
+                return found, True
+            other = self._running.get(key)
+            if other is None:
+                break
+            await asyncio.wait([other])
+            if build.request.no_cache and not other.cancelled() and other.exception() is None:
+                self.md.leases.hold(build.lease, HoldKind.SNAPSHOT, other.result())
+                return other.result(), True
+        task = asyncio.ensure_future(make())
+        self._running[key] = task
+        try:
+            return await task, False
+        finally:
+            del self._running[key]
+
+    def _cached(self, build: Build, key: str) -> str | None:
+        with self.md.transaction():
+            entry = self.md.cache.get(key)
+            if entry is None or entry.snapshot_id is None:
+                return None
+            self.md.leases.hold(build.lease, HoldKind.SNAPSHOT, entry.snapshot_id)
+            self.md.cache.touch(key)
+            return entry.snapshot_id
+
+
+class _Run:
+    """The stages of one build as tasks, made when first needed: an ONBUILD trigger may need more than the plan."""
+
+    group: asyncio.TaskGroup
+
+    def __init__(self, solver: Solver, build: Build) -> None:
+        self._solver = solver
+        self._build = build
+        self._stages: dict[int, asyncio.Task[StageResult]] = {}
+        self._images: dict[tuple[str, str], asyncio.Task[Image]] = {}
+        self._exported = _chain(build.plan)
+
+    def stage(self, index: int) -> asyncio.Task[StageResult]:
+        """The task of a stage."""
+        if index not in self._stages:
+            self._stages[index] = self.group.create_task(self._run_stage(index))
+        return self._stages[index]
+
+    def results(self) -> list[StageResult]:
+        """Of all stages, when all have ended well."""
+        return [task.result() for task in self._stages.values()]
+
+    async def snapshot_of(self, base: Base) -> str | None:
+        """See Roots."""
+        if isinstance(base, StageBase):
+            return (await self.stage(base.index)).snapshot_id
+        assert isinstance(base, ImageBase)
+        image = await self._image(base.reference, self._build.plan.target_platform)
+        return self._top(image)
+
+    async def _image(self, reference: str, platform: Platform) -> Image:
+        key = (reference, str(platform))
+        if key not in self._images:
+            build = self._build
+            self._images[key] = self.group.create_task(
+                self._solver.find_image(reference, platform, build.request, build.emit)
+            )
+        return await self._images[key]
+
+    def _top(self, image: Image) -> str | None:
+        snapshot = self._solver.md.snapshots.by_chain(image.chain_id) if image.chain_id else None
+        if snapshot is not None:
+            self._solver.md.leases.hold(self._build.lease, HoldKind.SNAPSHOT, snapshot.id)
+        return snapshot.id if snapshot else None
+
+    async def _begin(self, stage: StagePlan) -> StageResult:
+        plan = self._build.plan
+        match stage.base:
+            case StageBase(index):
+                parent = await self.stage(index)
+                return replace(parent, state=StageState.start_from(plan, stage.index, parent.state))
+            case ImageBase(reference):
+                image = await self._image(reference, plan.platform_of(stage.index))
+                state = StageState.start(
+                    plan, stage.index, config_object(image), image.config.author, image.config.platform
+                )
+                return StageResult(state, base_key(image.chain_id), self._top(image), image)
+            case ScratchBase():
+                return StageResult(StageState.start(plan, stage.index), base_key(""), None, None)
+            case ContextBase():
+                raise AssertionError("named contexts are refused when a build is asked for")
+
+    async def _run_stage(self, index: int) -> StageResult:
+        stage = self._build.plan.stages[index]
+        steps = _Steps(self._build, stage)
+        if isinstance(stage.base, ImageBase):
+            steps.begin(stage.text, stage.span)
+            try:
+                at = await self._begin(stage)
+            except ShoalError as error:
+                steps.end(error=str(error))
+                raise _placed(error, stage.span, self._build) from error
+            steps.end(cached=True)
+        else:
+            at = await self._begin(stage)
+            steps.number = 0
+        steps.count(at.state)
+        for instruction in at.state.instructions:
+            seen = len(at.state.warnings)
+            state, step = at.state.apply(instruction)
+            for warning in state.warnings[seen:]:
+                self._build.emit(_warning(warning))
+            at = replace(at, state=state)
+            if not isinstance(step, MetaStep):
+                at = await self._step(at, step, steps)
+        return at
+
+    async def _step(self, at: StageResult, step: Step, steps: _Steps) -> StageResult:
+        build, executor = self._build, self._solver.executor
+        steps.begin(step.text, step.span)
+        try:
+            keyed = await executor.key(build, at, step, self)
+            snapshot, cached = await self._solver.snapshot(
+                build, keyed.key, lambda: executor.execute(build, at, step, keyed, self, steps.log)
+            )
+        except ShoalError as error:
+            steps.end(error=str(error))
+            raise _placed(error, step.span, build) from error
+        steps.end(cached=cached)
+        layer = StepLayer(keyed.key, snapshot)
+        if at.state.index in self._exported:
+            self._solver.begin_packing(layer, self._build.lease)
+        return replace(at, key=keyed.key, snapshot_id=snapshot, layers=(*at.layers, layer))
+
+
+class _Steps:
+    """Numbers the steps of a stage and tells of them."""
+
+    def __init__(self, build: Build, stage: StagePlan) -> None:
+        self._emit = build.emit
+        self._stage = stage
+        self.number = 0
+        self._total = 1 + sum(isinstance(i, MAKERS) for i in stage.instructions)
+
+    def count(self, state: StageState) -> None:
+        """Triggers of the base add steps."""
+        self._total = self.number + sum(isinstance(i, MAKERS) for i in state.instructions)
+
+    @property
+    def _id(self) -> str:
+        return f"{self._stage.index}-{self.number}"
+
+    def begin(self, text: str, span: Span) -> None:
+        """A step begins."""
+        self.number += 1
+        total = max(self._total, self.number)
+        self._emit(StepStarted(self._id, self._stage.label, self.number, total, text, span.start, span.end))
+
+    def log(self, stderr: bool, data: bytes) -> None:
+        """What it writes."""
+        self._emit(StepLog(self._id, stderr, data))
+
+    def end(self, *, cached: bool = False, error: str = "") -> None:
+        """It ended."""
+        self._emit(StepFinished(self._id, cached, error))
+
+
+def _chain(plan: BuildPlan) -> set[int]:
+    """The stages whose layers the result has: the target and those that it starts from."""
+    chain = {plan.target}
+    base = plan.stages[plan.target].base
+    while isinstance(base, StageBase):
+        chain.add(base.index)
+        base = plan.stages[base.index].base
+    return chain
+
+
+def config_object(image: Image) -> dict[str, Any]:
+    """The `config` object of an image's configuration as plain JSON values."""
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(image.config.defaults)
+    return plain
+
+
+def _warning(finding: Finding) -> BuildWarning:
+    return BuildWarning(finding.rule, finding.message, finding.start_line, finding.end_line)
+
+
+def _placed(error: ShoalError, span: Span, build: Build) -> ShoalError:
+    """The error with its place in the Dockerfile."""
+    error.metadata.setdefault("file", build.plan.filename)
+    error.metadata.setdefault("start_line", str(span.start))
+    error.metadata.setdefault("end_line", str(span.end))
+    return error
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that stopped the build: not a cancellation that followed from it."""
+    flat: list[BaseException] = []
+    pending: list[BaseException] = [errors]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        else:
+            flat.append(error)
+    return next((e for e in flat if isinstance(e, ShoalError)), flat[0])

@@ -1,0 +1,158 @@
+"""Scanning and copying of trees by the programs shoald.host.treescan and treecopy; detection of archives."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import Internal, InvalidArgument
+from shoald.build.selection import CopyItem, Tree, TreeEntry
+from shoald.host import process
+from shoald.host.treescan import open_inside
+
+MAX_ANSWER = 512 << 20
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+async def scan(root: Path, paths: Sequence[str], *, want_hash: bool = True) -> Tree:
+    """Entries of `paths` inside `root` and all below them, with content hashes."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        answer = await _program("treescan", [fd], {"paths": list(paths), "hash": want_hash})
+    finally:
+        os.close(fd)
+    return Tree([TreeEntry(*fields) for fields in answer["entries"]], answer["roots"])
+
+
+async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], owner: tuple[int, int] | None) -> None:
+    """Make `items` below `target`; `source` may be None when all of them carry data. New parents belong to `owner`.
+
+    Raises InvalidArgument (COPY_FAILED).
+    """
+    fds = [os.open(source or target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    try:
+        fds.append(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        rows = [
+            [
+                i.source,
+                i.target,
+                i.kind,
+                i.mode,
+                i.uid,
+                i.gid,
+                i.mtime_ns,
+                i.content,
+                i.xattrs,
+                i.inode,
+                i.data,
+                i.keep_existing,
+            ]
+            for i in items
+        ]
+        request = {"items": rows, "owner": owner, "parent_owner": owner or (0, 0)}
+        answer = await _program("treecopy", fds, request)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    if answer["error"]:
+        raise InvalidArgument(answer["error"], reason="COPY_FAILED")
+
+
+async def _program(name: str, fds: Sequence[int], request: dict[str, Any]) -> Any:
+    argv = [sys.executable, "-I", "-m", f"shoald.host.{name}", *map(str, fds)]
+    body = json.dumps(request, separators=(",", ":")).encode()
+    completed = await process.run(argv, input=body, pass_fds=fds, max_output=MAX_ANSWER)
+    try:
+        return json.loads(completed.stdout)
+    except ValueError as error:
+        raise Internal(f"{name} gave no answer", reason="PROGRAM_FAILED") from error
+
+
+def is_directory(root: Path, path: str) -> bool:
+    """Whether `path` is a directory inside `root`, symbolic links followed there."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(open_inside(fd, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def resolve(root: Path, path: str) -> Path | None:
+    """The host path of `path` inside `root`, symbolic links followed there; None when it does not exist."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = open_inside(fd, path, os.O_PATH)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{found}"))
+    finally:
+        os.close(found)
+
+
+def is_archive(root: Path, path: str) -> bool:
+    """Whether a regular file is a tar archive, plain or compressed in a way that ADD unpacks. Reads its first block only."""
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = open_inside(directory, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+    try:
+        head = os.read(fd, 64 << 10)
+    finally:
+        os.close(fd)
+    return is_tar_header(first_block(head))
+
+
+def first_block(head: bytes) -> bytes:
+    """The first 512 bytes of what `head`, the beginning of a file, stands for after decompression; b"" when that fails."""
+    kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+    try:
+        match kind:
+            case "gzip":
+                return zlib.decompressobj(wbits=31).decompress(head, 512)
+            case "bzip2":
+                return bz2.BZ2Decompressor().decompress(head, 512)
+            case "xz":
+                return lzma.LZMADecompressor(memlimit=256 << 20).decompress(head, 512)
+            case "zstd":
+                return _zstd_block(head)
+            case _:
+                return head[:512]
+    except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError):
+        return b""
+
+
+def _zstd_block(head: bytes) -> bytes:
+    from backports import zstd
+
+    try:
+        return bytes(zstd.ZstdDecompressor().decompress(head, 512))
+    except zstd.ZstdError:
+        return b""
+
+
+def is_tar_header(block: bytes) -> bool:
+    """Whether 512 bytes are a tar header: the checksum fits (POSIX ustar interchange format)."""
+    if len(block) < 512 or not block.rstrip(b"\0"):
+        return False
+    text = block[148:156].split(b"\0")[0].strip()
+    try:
+        wanted = int(text or b"0", 8)
+    except ValueError:
+        return False
+    return wanted == sum(block[:148]) + 8 * 32 + sum(block[156:512])
