@@ -9,22 +9,26 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
+from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
-from shoald.host.mounts import unmount
-from shoald.model.container import Resources
+from shoald.host.mounts import MountFlags, mount, unmount
+from shoald.model.container import MountKind, Resources
 from shoald.model.log import LogQuery
+from shoald.runtime import monitor
 from shoald.runtime.conmon import ConmonRuntime
 from shoald.runtime.log import read_log
+from shoald.runtime.mounts import HostMount
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
-from shoald.runtime.probe import choose_runtime, probe_runtime, program_version
+from shoald.runtime.probe import OciRuntime, choose_runtime, probe_runtime, program_version
 from shoald.runtime.resources import HostLimits
 from shoald.runtime.spec import SpecInput, runtime_config
 from shoald.runtime.user import resolve_user
@@ -64,11 +68,13 @@ class Host:
             make_root(root, owner=self.userns_base)
         tty, stdin_open = record.get("tty", False), record.get("stdin_open", False)
         record.setdefault("network", "none")
+        mounts = record.pop("mounts", ())
         container = container_record(args, container_id=container_id, userns_base=self.userns_base, **record)
         given = SpecInput(
             container=container,
             user=resolve_user(record.get("user", ""), root),
             rootfs=str(root),
+            mounts=mounts,
             cgroup_path=f"{self.cgroup}/{container_id}",
             init_path="/usr/bin/catatonit",
             limits=HostLimits(
@@ -240,9 +246,12 @@ async def test_kill_all(host: Host) -> None:
 
 
 async def test_created_but_not_started_is_running_and_deletable(host: Host) -> None:
+    started = await host.start(["sleep", "60"])
+    assert await host.runtime.is_started(started)
     bundle = host.bundle(["true"])
     created = await host.runtime.create(bundle)
     assert host.runtime.running_pid(bundle.container_id) == created
+    assert not await host.runtime.is_started(bundle.container_id)
     assert host.runtime.exit_of(bundle.container_id) is None
     await host.runtime.delete(bundle.container_id)
     assert host.runtime.running_pid(bundle.container_id) is None
@@ -428,6 +437,29 @@ async def test_read_only_root(real: Host) -> None:
     assert (code, "Read-only" in said, "shm" in said) == (0, True, True)
 
 
+async def test_mounts(real: Host) -> None:
+    source = real.directory / "source"
+    (source / "below").mkdir(parents=True)
+    source.chmod(0o777)
+    (source / "below").chmod(0o777)
+    mount("tmpfs", source / "below", "tmpfs", MountFlags.NOSUID, "mode=777")
+    try:
+        script = (
+            "touch /rw/a /rw/below/b && echo rw; touch /ro/c 2>/dev/null; touch /ro/below/d 2>/dev/null;"
+            "ls /ro/below; stat -c %a /tmpfs; dd if=/dev/zero of=/tmpfs/big bs=1M count=2 2>/dev/null || echo full"
+        )
+        mounts = (
+            HostMount(MountKind.BIND, "/rw", str(source)),
+            HostMount(MountKind.BIND, "/ro", str(source), read_only=True),
+            HostMount(MountKind.TMPFS, "/tmpfs", tmpfs_size_bytes=1 << 20, tmpfs_mode=0o750),
+        )
+        code, said = await real.run(["sh", "-c", script.replace("stat", "busybox stat")], mounts=mounts)
+        assert (code, said.split()) == (0, ["rw", "b", "750", "full"])
+        assert sorted(path.name for path in source.iterdir()) == ["a", "below"]
+    finally:
+        unmount(source / "below")
+
+
 async def test_memory_limit_kills_and_is_told(real: Host) -> None:
     container_id = await real.start(
         ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M count=1"], resources=Resources(memory_bytes=32 << 20)
@@ -532,6 +564,31 @@ async def test_a_new_daemon_knows_the_containers(real: Host) -> None:
     assert await real.output(container_id) == "before\nafter\n"
 
 
+async def test_runtime_that_hangs(real: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A creation that takes too long is ended, with the monitor and all that it started."""
+    monkeypatch.setattr(monitor, "CREATE_SECONDS", 0.3)
+    good = real.runtime
+    assert isinstance(good, ConmonRuntime)
+    slow = real.directory / "runtime"
+    slow.write_text("#!/bin/sh\nsleep 77 & sleep 77\n")
+    slow.chmod(0o755)
+    hanging = ConmonRuntime(OciRuntime("slow", str(slow), "1"), conmon="/usr/bin/conmon", run_dir=good.run_dir)
+    bundle = real.bundle(["true"])
+    with pytest.raises(DeadlineExceeded):
+        await hanging.create(bundle)
+    assert not _processes_naming(bundle.container_id)
+    assert not _processes_naming("sleep\00077")
+
+
+async def test_monitor_that_is_missing(real: Host) -> None:
+    good = real.runtime
+    assert isinstance(good, ConmonRuntime)
+    broken = ConmonRuntime(await probe_runtime(good.name), conmon="/no/conmon", run_dir=good.run_dir)
+    with pytest.raises(FailedPrecondition) as caught:
+        await broken.create(real.bundle(["true"]))
+    assert caught.value.reason == "PROGRAM_MISSING"
+
+
 async def test_killed_monitor(real: Host) -> None:
     container_id = await real.start(["sleep", "60"])
     monitor = int((real.runtime.bundle_dir(container_id) / "conmon.pid").read_text())
@@ -560,6 +617,51 @@ async def test_cancelled_creation_leaves_nothing(real: Host, delay_ms: float) ->
         return
     assert real.runtime.running_pid(bundle.container_id) is None
     assert [path.name for path in bundle.rootfs.parent.iterdir()] == ["rootfs"]
+    assert not _processes_naming(bundle.container_id)
+
+
+_CRASHING = """
+import asyncio, sys
+from pathlib import Path
+import msgspec
+from shoald.runtime.conmon import ConmonRuntime
+from shoald.runtime.ports import Bundle
+from shoald.runtime.probe import OciRuntime
+
+async def main():
+    given = msgspec.json.decode(sys.stdin.buffer.read())
+    runtime = ConmonRuntime(OciRuntime(**given["runtime"]), conmon="/usr/bin/conmon", run_dir=Path(given["run_dir"]))
+    bundle = msgspec.convert(given["bundle"], Bundle, dec_hook=lambda kind, value: kind(value))
+    print("ready", flush=True)
+    await runtime.create(bundle)
+    await runtime.start(bundle.container_id)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("delay_ms", [1, 3, 5, 8, 12, 18, 30])
+async def test_what_a_killed_daemon_began_can_be_deleted(real: Host, delay_ms: float) -> None:
+    bundle = real.bundle(["sleep", "60"], stdin_open=True)
+    runtime = real.runtime
+    assert isinstance(runtime, ConmonRuntime)
+    given = {"runtime": await probe_runtime(runtime.name), "run_dir": str(runtime.run_dir), "bundle": bundle}
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _CRASHING, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert daemon.stdin is not None
+    assert daemon.stdout is not None
+    daemon.stdin.write(msgspec.json.encode(given, enc_hook=str))
+    daemon.stdin.close()
+    assert await daemon.stdout.readline() == b"ready\n"
+    await asyncio.sleep(delay_ms / 1000)
+    daemon.kill()
+    await daemon.wait()
+    daemon._transport.close()  # type: ignore[attr-defined]
+    # A new daemon takes longer than this to come up, and conmon finishes what it is at.
+    await asyncio.sleep(0.2)
+    await runtime.delete(bundle.container_id)
     assert not _processes_naming(bundle.container_id)
 
 
@@ -599,16 +701,34 @@ async def anext_is_quiet(host: Host) -> bool:
 
 @pytest.mark.root
 async def test_choice_of_runtime(all_controllers: None) -> None:
-    asked: list[str] = []
-
-    async def before() -> None:
-        asked.append("crun")
-
-    probe = await choose_runtime("auto", before_crun=before)
-    assert (probe.runtime.name, asked) == ("crun", ["crun"])
+    probe = await choose_runtime("auto")
+    assert (probe.runtime.name, probe.rejected) == ("crun", ())
     assert probe.runtime.version.startswith("1.")
     assert (await choose_runtime("runc")).runtime.path == shutil.which("runc")
     with pytest.raises(FailedPrecondition) as caught:
         await choose_runtime("/no/such/runtime")
     assert caught.value.reason == "NO_RUNTIME"
     assert (await program_version("/usr/bin/conmon")).startswith("2.")
+
+
+@pytest.mark.root
+async def test_crun_is_prepared_only_where_it_does_not_work(
+    tmp_path: Path, all_controllers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_crun, asked = shutil.which("crun"), []
+    stub = tmp_path / "crun"
+    stub.write_text("#!/bin/sh\necho cgroups in hybrid mode not supported >&2; exit 1\n")
+    stub.chmod(0o755)
+
+    async def prepare() -> None:
+        asked.append("crun")
+        stub.unlink()
+        stub.symlink_to(str(real_crun))
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fallback = await choose_runtime("auto")
+    assert (fallback.runtime.name, fallback.rejected[0][0]) == ("runc", "crun")
+    assert "hybrid mode" in fallback.rejected[0][1]
+    assert (await choose_runtime("auto", prepare_crun=prepare)).runtime.name == "crun"
+    assert (await choose_runtime("auto", prepare_crun=prepare)).rejected == ()
+    assert asked == ["crun"]

@@ -217,6 +217,11 @@ class FakeRuntime:
         process = self.running.get(container_id)
         return None if process is None else Created(process.pid, 1)
 
+    async def is_started(self, container_id: str) -> bool:
+        """Whether start() happened."""
+        process = self.running.get(container_id)
+        return process is not None and process.started
+
     @contextlib.asynccontextmanager
     async def attach_stdin(self, container_id: str) -> AsyncIterator[_Writer]:
         """Input of a running program."""

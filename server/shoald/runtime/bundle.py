@@ -28,6 +28,14 @@ class Monitored(Struct, frozen=True):
     terminal: bool
 
 
+class _Linux(Struct):
+    cgroupsPath: str = ""  # noqa: N815 -- as the OCI runtime spec writes it
+
+
+class _Config(Struct):
+    linux: _Linux
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """`<run_dir>`: one directory a container, `exits/` for conmon, `oci/` for the OCI runtime's own state."""
@@ -104,6 +112,14 @@ class ContainerFiles:
     def write_config(self, config: object) -> None:
         """Write config.json. The run directory is a tmpfs: nothing to sync."""
         (self.directory / "config.json").write_bytes(msgspec.json.encode(config))
+
+    def configured_cgroup(self) -> str:
+        """The cgroup that config.json names; "" without one. For what a dead daemon began and did not note."""
+        try:
+            config = msgspec.json.decode((self.directory / "config.json").read_bytes(), type=_Config)
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            return ""
+        return config.linux.cgroupsPath
 
     def write_monitored(self, monitored: Monitored) -> None:
         """Note what was created, atomically."""

@@ -144,7 +144,9 @@ async def end_monitor(pid: int, start_time: int) -> None:
             await wait_process(pid, start_time)
             return
     kill_monitor(pid, start_time)
-    await wait_process(pid, start_time)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            await wait_process(pid, start_time)
 
 
 def kill_monitor(pid: int, start_time: int) -> None:

@@ -16,6 +16,9 @@ INIT_TARGET = "/dev/init"
 
 SHM_SIZE = 64 << 20
 
+READ_ONLY = ("ro", "rro")
+"""Options of a read-only bind mount: with what is mounted below its source (`rro`: mount_setattr, Linux 5.12)."""
+
 
 class HostMount(Struct, frozen=True):
     """A mount whose source is resolved. `source`: absolute host path (BIND, VOLUME), unused for TMPFS."""
@@ -43,7 +46,7 @@ def kernel_mounts(*, user_namespace: bool, host_network: bool) -> list[dict[str,
     hardened = ["nosuid", "noexec", "nodev"]
     if user_namespace and host_network:
         # sysfs shows a network namespace, and the kernel mounts it only for the user namespace that owns that one.
-        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, "ro"])
+        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, *READ_ONLY])
     else:
         sysfs = _mount("/sys", "sysfs", "sysfs", [*hardened, "ro"])
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
@@ -83,7 +86,9 @@ def user_mount(mount: HostMount) -> dict[str, Any]:
         raise InvalidArgument(f"mount source {mount.source!r} is not an absolute path", reason="INVALID_MOUNT")
     if mount.propagation not in ("rprivate", "rslave"):
         raise InvalidArgument(f"mount propagation {mount.propagation!r} is not allowed", reason="INVALID_MOUNT")
-    return _mount(target, "bind", mount.source, ["rbind", mount.propagation, "ro" if mount.read_only else "rw"])
+    return _mount(
+        target, "bind", mount.source, ["rbind", mount.propagation, *(READ_ONLY if mount.read_only else ["rw"])]
+    )
 
 
 def mount_target(target: str) -> str:

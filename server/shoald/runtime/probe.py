@@ -46,25 +46,34 @@ async def program_version(path: str) -> str:
     return found.group(1) if found else ""
 
 
-async def choose_runtime(name: str, *, before_crun: Callable[[], Awaitable[None]] | None = None) -> Probe:
+async def choose_runtime(name: str, *, prepare_crun: Callable[[], Awaitable[None]] | None = None) -> Probe:
     """The OCI runtime for a configuration's `runtime.name`: "auto" (crun where it works, else runc), a name, or a path.
 
-    `before_crun` is awaited first: for a caller that wants cgroup controllers mounted which crun insists on. Nothing on
-    the host is changed otherwise. Raises FailedPrecondition (NO_RUNTIME) telling what was tried.
+    `prepare_crun` is for a caller that will mount the cgroup controllers on which crun insists: awaited when crun is
+    there but does not work, before it is asked again. Nothing on the host is changed otherwise. Raises
+    FailedPrecondition (NO_RUNTIME) telling what was tried.
     """
     candidates = ["crun", "runc"] if name in (AUTO, "") else [name]
     rejected: list[tuple[str, str]] = []
     for candidate in candidates:
-        if before_crun is not None and os.path.basename(candidate) == "crun":
-            await before_crun()
         try:
-            return Probe(await probe_runtime(candidate), tuple(rejected))
+            return Probe(await _probe_prepared(candidate, prepare_crun), tuple(rejected))
         except ShoalError as error:
             rejected.append((candidate, str(error)))
     tried = "; ".join(f"{candidate}: {why}" for candidate, why in rejected)
     raise FailedPrecondition(
         f"no usable OCI runtime ({tried})", reason="NO_RUNTIME", hint="apt-get install crun or apt-get install runc"
     )
+
+
+async def _probe_prepared(candidate: str, prepare_crun: Callable[[], Awaitable[None]] | None) -> OciRuntime:
+    try:
+        return await probe_runtime(candidate)
+    except FailedPrecondition as error:
+        if prepare_crun is None or error.reason != "RUNTIME_UNUSABLE" or os.path.basename(candidate) != "crun":
+            raise
+    await prepare_crun()
+    return await probe_runtime(candidate)
 
 
 async def probe_runtime(name_or_path: str) -> OciRuntime:
