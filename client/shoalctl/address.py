@@ -32,7 +32,7 @@ class Address:
         if text.startswith(_SOCKET):
             path = text.removeprefix(_SOCKET)
             if not path.startswith("/") or not path.isprintable():
-                raise _invalid(text, "a socket's path is absolute: unix:///run/shoal/shoald.sock")
+                raise _invalid(text, "a socket's path is absolute: unix:///run/shoal/api/shoald.sock")
             return cls(socket=path)
         if "://" in text:
             raise _invalid(text, f"write host:port, without {text.partition('://')[0][:20]}://")

@@ -3,7 +3,7 @@
 ```toml
 default = ["web1"]                # targets when a command names none: host names or "@group"
 [hosts.web1]
-address = "10.0.0.1:7443"         # or "unix:///run/shoal/shoald.sock"
+address = "10.0.0.1:7443"         # or "unix:///run/shoal/api/shoald.sock"
 ca = "pki/ca.pem"                 # paths are relative to this file
 cert = "pki/me.pem"
 key = "pki/me-key.pem"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shoalctl.fleet.fleet import Fleet
     from shoalctl.inventory import Host, Inventory
 
-LOCAL_SOCKET = "/run/shoal/shoald.sock"
+LOCAL_SOCKET = "/run/shoal/api/shoald.sock"
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection to a host, unless `--timeout` says otherwise."""
 
