@@ -25,7 +25,7 @@ apt:
 	deploy/apt-install.sh deploy/apt-packages.txt
 
 apt-dev:
-	deploy/apt-install.sh deploy/apt-packages.txt deploy/apt-packages-dev.txt
+	deploy/apt-install.sh deploy/apt-packages.txt deploy/apt-packages-demo.txt deploy/apt-packages-dev.txt
 
 check: lint types layers api stubs
 
