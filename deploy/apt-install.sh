@@ -3,13 +3,18 @@
 # Usage: deploy/apt-install.sh LIST...
 set -eu
 
+# A line is a package and, where another source of it will do, a command: with that in PATH the package is not needed.
 missing=
-for package in $(sed -e 's/#.*//' "$@"); do
+while read -r package command _; do
+    [ -n "$package" ] || continue
+    [ -z "$command" ] || ! command -v "$command" >/dev/null 2>&1 || continue
     case $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) in
         installed) ;;
         *) missing="$missing $package" ;;
     esac
-done
+done <<END
+$(sed -e 's/#.*//' "$@")
+END
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ]; then
