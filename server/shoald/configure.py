@@ -15,6 +15,7 @@ from shoald.host.kernel import kernel_version
 from shoald.host.seccomp import DEFAULT_PROFILE, linux_seccomp, load_profile
 from shoald.model.container import Resources
 from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
+from shoald.runtime.masked import cgroup_paths, thermal_paths
 from shoald.runtime.mounts import ContainerFiles, HostMount
 from shoald.runtime.resources import HostLimits, unenforced
 from shoald.runtime.spec import SpecInput, runtime_config
@@ -45,6 +46,7 @@ class SpecMaker:
         self._seccomp = seccomp
         self._init_path = init_path
         self._limits = _limits(host)
+        self._masked, self._read_only = thermal_paths(), cgroup_paths()
 
     def configure(self, prepared: Prepared) -> dict[str, Any]:
         """The configuration. Raises InvalidArgument, FailedPrecondition (NO_INIT)."""
@@ -80,6 +82,8 @@ class SpecMaker:
                 seccomp=self._seccomp,
                 init_path=self._init_path,
                 limits=self._limits,
+                masked_paths=self._masked,
+                readonly_paths=self._read_only,
             )
         )
 

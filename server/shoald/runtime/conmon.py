@@ -16,6 +16,7 @@ import msgspec
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
 from shoald.host.cgroups import Cgroups
+from shoald.host.devnull import restore_null
 from shoald.host.pid import process_alive, process_start_time, send_signal, wait_process
 from shoald.host.process import run
 from shoald.host.usage import oom_kills
@@ -106,7 +107,11 @@ class ConmonRuntime:
         files.clear()
         files.write_config(bundle.config)
         try:
-            report = await self._monitor.create(bundle, files)
+            try:
+                report = await self._monitor.create(bundle, files)
+            finally:
+                # Nothing of the container has run yet: whoever was given the host's /dev/null could not use it.
+                restore_null()
             if report.data <= 0:
                 raise self._failure(bundle.container_id, self._runtime_message(files, report))
             return self._note(files, report.data, bundle)
