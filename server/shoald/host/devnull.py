@@ -13,9 +13,9 @@ _MODE = 0o666
 def restore_null(path: str = NULL) -> bool:
     """Give /dev/null back to root, mode 0666; True when it had been changed.
 
-    crun up to 1.23 hands the standard streams of a new container to its user, /dev/null included (containers/crun#1845):
-    that user could then change its mode for the whole host. Call it between `create` and `start`, before which nothing of
-    the container runs. What is no null device is left alone. Raises OSError.
+    crun up to 1.23 hands the standard streams of a new container to its user, /dev/null included (crun issue 1845), and
+    that user could then change its mode for the whole host. Call it between `create` and `start`, before which nothing
+    of the container runs. What is no null device is left alone. Raises OSError.
     """
     found = os.lstat(path)
     if not stat.S_ISCHR(found.st_mode) or (os.major(found.st_rdev), os.minor(found.st_rdev)) != _DEVICE:
