@@ -12,8 +12,8 @@ WORK= REGISTRY_PID= FOLLOW_PID=
 title() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
-# Print a command as one would type it, then run it.
-show() {
+# Print a command as one would type it.
+announce() {
     local word line=
     for word in "$@"; do
         case $word in
@@ -22,6 +22,10 @@ show() {
         esac
     done
     printf '\n\033[1m$%s\033[0m\n' "$line"
+}
+
+show() {
+    announce "$@"
     "$@"
 }
 
@@ -30,7 +34,8 @@ expect() {
     local texts=() text
     while [ "$1" != -- ]; do texts+=("$1"); shift; done
     shift
-    show "$@" | tee "$WORK/output"
+    announce "$@"
+    "$@" | tee "$WORK/output"
     for text in "${texts[@]}"; do
         grep -qF -- "$text" "$WORK/output" || die "expected '$text' in the output of: $*"
     done
@@ -44,6 +49,10 @@ clean_up() {
     if [ -n "$WORK" ]; then
         [ -z "$FOLLOW_PID" ] || kill "$FOLLOW_PID" 2>/dev/null
         if [ -d "$WORK/sandbox" ]; then
+            case $code in
+                0 | 130 | 143) ;;
+                *) tail -n 15 "$WORK"/sandbox/*/shoald.log >&2 ;;
+            esac
             title "Taking the sandbox down"
             shoald sandbox --down --group "$GROUP" --dir "$WORK/sandbox" --config "$SHOAL_CONFIG" || code=1
         fi
@@ -147,6 +156,7 @@ cd "$HERE"
 title "Installing what is missing"
 install
 WORK=$(mktemp -d /tmp/shoal-demo.XXXXXX)
+chmod 711 "$WORK"  # user namespaces of containers pass through to their files
 export SHOAL_CONFIG="$WORK/config.toml"
 unset SHOAL_HOSTS
 
@@ -173,24 +183,30 @@ expect "hello from a container" -- shoal run --rm -H "$GROUP-1" "$REGISTRY/busyb
 title "Build a web service on both hosts, and run it"
 show shoal build -g "$GROUP" -t hello --build-arg "REGISTRY=$REGISTRY" examples/hello
 show shoal run -d -g "$GROUP" --name hello -p "$PORT:8080" -e "GREETING=Hello, fleet," hello
-expect "Hello, fleet, from " -- curl -sSf --retry 20 --retry-connrefused --retry-delay 1 "http://127.0.0.1:$PORT/"
-first=$(cat "$WORK/output")
-expect "Hello, fleet, from " -- curl -sSf --retry 20 --retry-connrefused --retry-delay 1 "http://127.0.0.2:$PORT/"
-[ "$first" != "$(cat "$WORK/output")" ] || die "both hosts answered with the same host name"
-expect hello running -- shoal ps -g "$GROUP" --format '{{.Host}} {{.Names}} {{.State}} {{.Ports}}'
-show shoal ps -g "$GROUP"
+expect hello -- shoal ps -g "$GROUP"
+# Each host of a sandbox publishes ports on a loopback address of its own.
+ADDRESSES=$(shoal ps -g "$GROUP" -f name=hello --format '{{.Ports}}' | sed -n 's/^\([0-9.]*:[0-9]*\)->.*/\1/p' | sort)
+[ "$(echo "$ADDRESSES" | wc -w)" -eq 2 ] || die "expected two published ports, not: $ADDRESSES"
+greetings=
+for address in $ADDRESSES; do
+    curl -sfo "$WORK/first" --retry 20 --retry-connrefused --retry-delay 1 "http://$address/healthz" || true
+    expect "Hello, fleet, from " -- curl -sS "http://$address/"
+    greetings+="$(cat "$WORK/output")"$'\n'
+done
+[ "$(printf %s "$greetings" | sort -u | wc -l)" -eq 2 ] || die "both hosts answered with the same name"
 
 title "Follow its logs while requests come in, then stop it"
 printf '\n\033[1m$ shoal logs -f -g %s hello &\033[0m\n' "$GROUP"
 shoal logs -f -g "$GROUP" hello >"$WORK/followed" 2>&1 &
 FOLLOW_PID=$!
-show curl -sSf "http://127.0.0.1:$PORT/healthz"
-show curl -sSf "http://127.0.0.2:$PORT/healthz"
+for address in $ADDRESSES; do
+    show curl -sS "http://$address/healthz"
+done
 show shoal stop -g "$GROUP" hello
 wait "$FOLLOW_PID" || die "shoal logs -f failed: $(cat "$WORK/followed")"
 FOLLOW_PID=
 cat "$WORK/followed"
-[ "$(grep -c 'GET /healthz 200' "$WORK/followed")" -eq 2 ] || die "expected a line for each request in the logs"
+[ "$(grep -c 'GET /healthz 200' "$WORK/followed")" -ge 4 ] || die "expected a line for each request in the logs"
 expect exited -- shoal ps -a -g "$GROUP" --format '{{.Host}} {{.Names}} {{.State}} {{.Status}}'
 
 title "Clean up"
