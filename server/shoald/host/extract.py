@@ -24,6 +24,7 @@ _OPAQUE: Final = b".wh..wh..opq"
 _OPAQUE_XATTR: Final = "trusted.overlay.opaque"
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_IMPLICIT = 100_000
+_MAX_DEPTH = 512
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -55,7 +56,7 @@ class Extractor:
         self.content_bytes = 0
         """Apparent size of all regular files."""
         self.implicit: list[bytes] = []
-        """Directories that members needed but the archive does not have."""
+        """Directories that members needed but the archive does not have; b"" is the root."""
         self.opaque_root = False
         self._source = source
         self._rules = rules
@@ -80,6 +81,8 @@ class Extractor:
             path = posixpath.join(self._into, path) if path else self._into
         if not path and member.type != DIRECTORY:
             raise Refused(f"a member that is no directory has the name {shown(member.name)}")
+        if path.count(b"/") > _MAX_DEPTH:
+            raise Refused(f"{shown(member.name)} is more than {_MAX_DEPTH} directories deep")
         parent = path.rpartition(b"/")[0]
         if parent not in self._known:
             self._make_parents(parent)
@@ -98,6 +101,8 @@ class Extractor:
 
     def finish(self) -> None:
         """Set the times of directories, now that nothing changes in them any more."""
+        if b"" not in self._times and not self._into:
+            self.implicit.append(b"")
         for path, mtime_ns in self._times.items():
             os.utime(path or b".", ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 

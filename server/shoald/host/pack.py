@@ -2,11 +2,11 @@
 
     python -I -m shoald.host.pack --compression gzip|zstd|none [--id-base N]
 
-overlayfs's deletions become whiteouts (image-spec `layer.md`), owners are written as `id - id_base`, sockets are left out,
-members come in the order of their names. Of the extended attributes security.capability and user.* are kept.
+overlayfs's deletions become whiteouts (image-spec `layer.md`), owners are written as `id - id_base`, sockets are left
+out, members come in the order of their names. Of the extended attributes security.capability and user.* are kept.
 
-Writes one line of JSON to standard error: {"diff_id", "tar_bytes", "content_bytes", "entries", "digest", "size"} (the last
-two are of what went to standard output), or {"error": reason, "message"} and exits with 1. Confines itself first.
+Writes one line of JSON to standard error: {"diff_id", "tar_bytes", "content_bytes", "entries", "digest", "size"} (the
+last two are of what went to standard output), or {"error": reason, "message"} and exits with 1. Confines itself first.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _compressor(name: str) -> Compressor:
     if name == "zstd":
         from backports import zstd
 
-        return zstd.ZstdCompressor(3)  # type: ignore[no-any-return]
+        packer: Compressor = zstd.ZstdCompressor(3)
+        return packer
     if name == "none":
         return _Plain()
     raise ValueError(f"unknown compression {name!r}")

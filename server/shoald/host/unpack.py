@@ -27,7 +27,17 @@ from shoald.host.tarsource import ARCHIVE_FORMATS, LAYER_FORMATS, Limits, Refuse
 MODES = {"layer": (LAYER, LAYER_FORMATS), "context": (CONTEXT, LAYER_FORMATS), "archive": (ARCHIVE, ARCHIVE_FORMATS)}
 _KEEP = frozenset({CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP})
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_ARCHIVE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.EMLINK, errno.EFBIG, errno.ERANGE)
+# What only the archive's own names and numbers can bring about.
+_OF_ARCHIVE = (
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EINVAL,
+    errno.EMLINK,
+    errno.EFBIG,
+    errno.ERANGE,
+)
 
 
 def main() -> int:

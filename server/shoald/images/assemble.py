@@ -63,8 +63,9 @@ class Assembler:
         """Make an image of `layers` (the lowest first), whose diff ids are those that `config` names.
 
         Writes configuration and OCI manifest as blobs, then the rows, in one transaction. Each snapshot lies on the one
-        before it, and is committed under its chain id if it is not yet. Tags are normalised, and move. What the caller's
-        lease does not hold may be collected meanwhile. Raises InvalidArgument (BAD_IMAGE_CONFIG, INVALID_REFERENCE).
+        before it, and is committed under its chain id if it is not yet. Tags are normalised, and move. What the
+        caller's lease does not hold may be collected meanwhile. Raises InvalidArgument (BAD_IMAGE_CONFIG,
+        INVALID_REFERENCE).
         """
         parsed = parse_config(config)
         names = tuple(str(Reference.parse(tag).docker_ref()) for tag in tags)

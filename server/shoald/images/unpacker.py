@@ -115,7 +115,7 @@ async def unpacking(
     if id_base:
         argv += ["--id-base", str(id_base)]
     if owner is not None:
-        argv += ["--owner", "%d:%d" % owner]
+        argv += ["--owner", f"{owner[0]}:{owner[1]}"]
     argv += (limits or UnpackLimits()).arguments()
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if isinstance(source, Path) else None
     try:
