@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError, Unimplemented
 from shoald.build import trees
 from shoald.build.keys import copy_key, run_key, workdir_key
@@ -177,7 +179,7 @@ class StepExecutor:
         async with self._root(build, step, roots) as source:
             async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
                 owner = _owner(step.chown, target)
-                await trees.copy(source, target, copying.items, owner)
+                await trees.copy(source, target, _followed(copying.items, step, target), owner)
                 for archive, dest in copying.archives:
                     found = trees.resolve(source, archive)
                     if found is None:
@@ -193,6 +195,17 @@ def _directory(path: str) -> CopyItem:
     import time
 
     return CopyItem("", path, "d", 0o755, 0, 0, time.time_ns(), "", {}, 0, keep_existing=True)
+
+
+def _followed(items: Sequence[CopyItem], step: CopyStep, root: Path) -> Sequence[CopyItem]:
+    """A file copied onto a symbolic link goes where the link leads, inside the image."""
+    if not any(item.target == step.dest and item.kind != "d" for item in items):
+        return items
+    final = trees.final_target(root, step.dest)
+    return [
+        msgspec.structs.replace(item, target=final) if item.target == step.dest and item.kind != "d" else item
+        for item in items
+    ]
 
 
 def _owner(chown: str, root: Path) -> tuple[int, int] | None:

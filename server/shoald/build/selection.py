@@ -194,7 +194,8 @@ def _from_source(step: CopyStep, tree: Tree, path: str, into: bool, groups: dict
             return []
         target = posixpath.join(step.dest, posixpath.basename(path)) if into else step.dest
         return [_item(entry, target, groups)]
-    items = [_item(entry, step.dest, groups, keep_existing=True)]
+    # As in BuildKit, a new directory at the destination itself is made afresh, not after the source.
+    items = [CopyItem(path, step.dest, "d", 0o755, 0, 0, entry.mtime_ns, "", {}, 0, keep_existing=True)]
     for child in tree.below(path):
         relative = child.path.removeprefix(path.rstrip("/") + "/")
         if excluded and excluded(relative):
@@ -203,7 +204,7 @@ def _from_source(step: CopyStep, tree: Tree, path: str, into: bool, groups: dict
     return items
 
 
-def _item(entry: TreeEntry, target: str, groups: dict[int, int], *, keep_existing: bool = False) -> CopyItem:
+def _item(entry: TreeEntry, target: str, groups: dict[int, int]) -> CopyItem:
     group = groups.setdefault(entry.inode, len(groups) + 1) if entry.inode else 0
     return CopyItem(
         entry.path,
@@ -217,11 +218,10 @@ def _item(entry: TreeEntry, target: str, groups: dict[int, int], *, keep_existin
         entry.xattrs,
         entry.inode,
         link_group=group,
-        keep_existing=keep_existing,
     )
 
 
 def _with_mode(item: CopyItem, mode: int) -> CopyItem:
     from msgspec.structs import replace
 
-    return item if item.kind == "l" else replace(item, mode=mode)
+    return item if item.kind == "l" or item.keep_existing else replace(item, mode=mode)

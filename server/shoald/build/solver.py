@@ -206,7 +206,7 @@ class _Run:
                 )
                 return StageResult(state, base_key(image.chain_id), self._top(image), image)
             case ScratchBase():
-                return StageResult(StageState.start(plan, stage.index), base_key(""), None, None)
+                return StageResult(StageState.start(plan, stage.index, {"WorkingDir": "/"}), base_key(""), None, None)
             case ContextBase():
                 raise AssertionError("named contexts are refused when a build is asked for")
 

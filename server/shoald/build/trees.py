@@ -6,6 +6,8 @@ import bz2
 import json
 import lzma
 import os
+import posixpath
+import stat
 import sys
 import zlib
 from collections.abc import Sequence
@@ -100,6 +102,30 @@ def resolve(root: Path, path: str) -> Path | None:
         return Path(os.readlink(f"/proc/self/fd/{found}"))
     finally:
         os.close(found)
+
+
+def final_target(root: Path, path: str) -> str:
+    """Where a file written to `path` inside `root` goes: a symbolic link there is followed, also to what does not exist.
+
+    Raises InvalidArgument (COPY_FAILED) for links in a circle.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(40):
+            try:
+                fd = open_inside(top, path, os.O_PATH | os.O_NOFOLLOW)
+            except OSError:
+                return path
+            try:
+                if not stat.S_ISLNK(os.fstat(fd).st_mode):
+                    return path
+                link = os.readlink("", dir_fd=fd)
+            finally:
+                os.close(fd)
+            path = posixpath.join(posixpath.dirname(path), link)
+    finally:
+        os.close(top)
+    raise InvalidArgument(f"too many levels of symbolic links: {path}", reason="COPY_FAILED")
 
 
 def is_archive(root: Path, path: str) -> bool:
