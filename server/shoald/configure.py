@@ -12,10 +12,10 @@ from shoal.errors import FailedPrecondition
 from shoald.containers.launcher import Prepared
 from shoald.host.cgroups import Cgroups
 from shoald.host.kernel import kernel_version
-from shoald.host.seccomp import DEFAULT_PROFILE, linux_seccomp, load_profile
+from shoald.host.seccomp import DEFAULT_PROFILE, linux_seccomp, load_profile, tightened
 from shoald.model.container import Resources
 from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
-from shoald.runtime.masked import cgroup_paths, thermal_paths
+from shoald.runtime.masked import thermal_paths
 from shoald.runtime.mounts import ContainerFiles, HostMount
 from shoald.runtime.resources import HostLimits, unenforced
 from shoald.runtime.spec import SpecInput, runtime_config
@@ -25,14 +25,22 @@ _CAP_SYS_RESOURCE = 24
 
 
 def seccomp_of(profile: str) -> tuple[Mapping[str, Any] | None, str]:
-    """The filter for containers with default capabilities, and a warning ("" for none)."""
+    """The filter for containers with default capabilities, and a warning ("" for none).
+
+    `profile` is a path, "" for the default (tightened), "unconfined" for none. Raises FailedPrecondition
+    (NO_SECCOMP_PROFILE): no container runs without a filter unless the configuration says so.
+    """
     if profile == UNCONFINED:
         return None, "containers run without a seccomp filter: runtime.seccomp_profile is unconfined"
     loaded = load_profile(Path(profile) if profile else DEFAULT_PROFILE)
     if loaded.document is None:
-        return None, loaded.warning or "no seccomp profile"
-    machine = os.uname().machine
-    return linux_seccomp(loaded.document, DEFAULT_CAPABILITIES, machine, kernel_version()), loaded.warning or ""
+        raise FailedPrecondition(
+            loaded.warning,
+            reason="NO_SECCOMP_PROFILE",
+            hint='to run containers without a filter, set runtime.seccomp_profile to "unconfined"',
+        )
+    document = loaded.document if profile else tightened(loaded.document)
+    return linux_seccomp(document, DEFAULT_CAPABILITIES, os.uname().machine, kernel_version()), loaded.warning
 
 
 class SpecMaker:
@@ -46,7 +54,7 @@ class SpecMaker:
         self._seccomp = seccomp
         self._init_path = init_path
         self._limits = _limits(host)
-        self._masked, self._read_only = thermal_paths(), cgroup_paths()
+        self._masked = thermal_paths()
 
     def configure(self, prepared: Prepared) -> dict[str, Any]:
         """The configuration. Raises InvalidArgument, FailedPrecondition (NO_INIT)."""
@@ -83,7 +91,6 @@ class SpecMaker:
                 init_path=self._init_path,
                 limits=self._limits,
                 masked_paths=self._masked,
-                readonly_paths=self._read_only,
             )
         )
 

@@ -54,7 +54,7 @@ _KERNEL: dict[str, tuple[bool, str]] = {
     "idmapped mounts": (False, "Linux 5.19 or newer, and a file system that maps ids (ext4, xfs, btrfs, tmpfs)"),
     "user namespaces": (False, "sysctl user.max_user_namespaces=15000"),
     "cgroups": (False, "boot with systemd.unified_cgroup_hierarchy=1, or mount the missing controllers"),
-    "seccomp": (False, "apt-get install golang-github-containers-common"),
+    "seccomp": (True, "apt-get install golang-github-containers-common"),
     "nftables": (False, "apt-get install nftables"),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shoald.host.seccomp import linux_seccomp, load_profile
+from shoald.host.seccomp import linux_seccomp, load_profile, tightened
 
 DOCUMENT: dict[str, Any] = {
     "defaultAction": "SCMP_ACT_ERRNO",
@@ -128,3 +128,61 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     profile = load_profile(path)
     assert profile.document == DOCUMENT
     assert profile.warning == ""
+
+
+COMMON: dict[str, Any] = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": 38,
+    "syscalls": [
+        {
+            "names": ["read", "clone", "clone3", "keyctl", "mount", "pivot_root", "setns", "socketcall", "unshare"],
+            "action": "SCMP_ACT_ALLOW",
+        },
+        {"names": ["setns"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+        {"name": "socket", "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_AUDIT_WRITE"]}},
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 2, "value": 9, "op": "SCMP_CMP_NE"}],
+            "excludes": {"caps": ["CAP_AUDIT_WRITE"]},
+        },
+    ],
+}
+
+
+def _rules(capabilities: list[str], name: str, machine: str = "x86_64") -> list[dict[str, Any]]:
+    result = linux_seccomp(tightened(COMMON), capabilities, machine, (6, 1))
+    return [{**rule, "names": [name]} for rule in result["syscalls"] if name in rule["names"]]
+
+
+@pytest.mark.parametrize(
+    "name", ["mount", "setns", "unshare", "umount2", "fsopen", "keyctl", "pivot_root", "socketcall"]
+)
+def test_tightened_refuses_what_docker_refuses(name: str) -> None:
+    assert _rules([], name) == [{"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+
+
+def test_tightened_keeps_what_is_harmless_and_gives_an_administrator_the_rest() -> None:
+    assert [rule["action"] for rule in _rules([], "read")] == ["SCMP_ACT_ALLOW"]
+    for name in ("mount", "setns", "unshare", "clone", "clone3"):
+        assert _rules(["CAP_SYS_ADMIN"], name) == [{"names": [name], "action": "SCMP_ACT_ALLOW"}]
+
+
+@pytest.mark.parametrize(("machine", "index"), [("x86_64", 0), ("aarch64", 0), ("s390x", 1)])
+def test_tightened_lets_clone_make_no_namespaces(machine: str, index: int) -> None:
+    # A masked comparison with 0 has no second value: 0 is what it is without one.
+    flags = {"index": index, "value": 0x7E020000, "op": "SCMP_CMP_MASKED_EQ"}
+    assert _rules([], "clone", machine) == [{"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [flags]}]
+    assert _rules([], "clone3", machine) == [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
+
+
+@pytest.mark.parametrize("capabilities", [[], ["CAP_AUDIT_WRITE"]])
+def test_tightened_allows_all_address_families_but_two(capabilities: list[str]) -> None:
+    compare = {"SCMP_CMP_LT": int.__lt__, "SCMP_CMP_EQ": int.__eq__, "SCMP_CMP_GT": int.__gt__}
+    rules = _rules(capabilities, "socket")
+    refused = [
+        family
+        for family in range(64)
+        if not any(all(compare[a["op"]](family, a["value"]) for a in rule["args"]) for rule in rules)
+    ]
+    assert refused == [38, 40]

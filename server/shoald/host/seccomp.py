@@ -28,6 +28,32 @@ _ARCHITECTURES = {
 """`uname -m` -> (the name in `includes.arches`, the libseccomp constant)."""
 
 
+_NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "CAP_SYS_ADMIN",
+        (
+            *("fsconfig", "fsmount", "fsopen", "fspick", "mount", "mount_setattr", "move_mount", "open_tree"),
+            *("quotactl_fd", "setns", "umount", "umount2", "unshare"),
+        ),
+    ),
+    ("CAP_SYS_BOOT", ("reboot",)),
+    ("CAP_SYS_NICE", ("get_mempolicy", "mbind", "set_mempolicy")),
+    ("CAP_SYS_PTRACE", ("pidfd_getfd",)),
+    ("CAP_SYSLOG", ("syslog",)),
+)
+"""Calls that Docker's profile allows only with a capability and containers-common to everybody."""
+
+_NEVER = ("keyctl", "pivot_root", "socketcall")
+"""Calls that Docker's profile does not have; socketcall would be a way around the rules for `socket`."""
+
+_NEW_NAMESPACES = 0x7E020000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET (linux/sched.h)."""
+
+_SOCKETS: tuple[tuple[int, str], ...] = ((38, "SCMP_CMP_LT"), (39, "SCMP_CMP_EQ"), (40, "SCMP_CMP_GT"))
+"""Every address family but AF_ALG (38; CVE-2026-31431) and AF_VSOCK (40, which knows no network namespaces). libseccomp
+takes one comparison of an argument in a rule, hence three."""
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A profile file that was read, or why there is none: `document` None and `warning` for people (see the doctor)."""
@@ -37,7 +63,7 @@ class Profile:
 
 
 def load_profile(path: Path = DEFAULT_PROFILE) -> Profile:
-    """Read a profile file. Never raises: what is wrong is in `warning`, and containers then run without a filter."""
+    """Read a profile file. Never raises: what is wrong is in `warning`."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -80,6 +106,55 @@ def linux_seccomp(
                 rules.append(converted)
     result["syscalls"] = rules
     return result
+
+
+def tightened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile with what Docker's default refuses beyond containers-common's. Pure.
+
+    containers-common lets every process make user namespaces and mount in them, for the sake of containers in
+    containers; most privilege escalations of the kernel begin there. It also allows AF_ALG sockets and key rings. Who
+    needs them names a profile of their own (runtime.seccomp_profile), which is taken as it is.
+    """
+    gated = {name for _, names in _NEEDS for name in names}
+    replaced = {*gated, *_NEVER, "clone", "clone3", "socket"}
+    rules: list[Mapping[str, Any]] = []
+    for rule in document.get("syscalls") or ():
+        names = [*(rule.get("names") or ()), *([rule["name"]] if rule.get("name") else [])]
+        rest = {key: value for key, value in rule.items() if key != "name"}
+        rules.append({**rest, "names": [name for name in names if name not in replaced]})
+    for capability, calls in _NEEDS:
+        held, missing = {"includes": {"caps": [capability]}}, {"excludes": {"caps": [capability]}}
+        rules.append({"names": list(calls), "action": "SCMP_ACT_ALLOW", **held})
+        rules.append({"names": list(calls), "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM, **missing})
+    rules.append({"names": list(_NEVER), "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM})
+    return {**document, "syscalls": [*rules, *_clone_rules(), *_socket_rules()]}
+
+
+def _clone_rules() -> list[dict[str, Any]]:
+    """clone() without new namespaces; clone3(), whose flags no filter can see, not at all: libc then takes clone()."""
+    admin, s390 = {"caps": ["CAP_SYS_ADMIN"]}, ["s390", "s390x"]
+
+    def plain(index: int) -> dict[str, Any]:
+        flags = {"index": index, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+        return {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [flags]}
+
+    return [
+        {"names": ["clone", "clone3"], "action": "SCMP_ACT_ALLOW", "includes": admin},
+        {**plain(0), "excludes": {**admin, "arches": s390}},
+        {**plain(1), "includes": {"arches": s390}, "excludes": admin},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS, "excludes": admin},
+    ]
+
+
+def _socket_rules() -> list[dict[str, Any]]:
+    return [
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": family, "valueTwo": 0, "op": comparison}],
+        }
+        for family, comparison in _SOCKETS
+    ]
 
 
 def _with_subarchitectures(document: Mapping[str, Any], constant: str) -> list[str]:
