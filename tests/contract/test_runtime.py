@@ -367,8 +367,10 @@ async def test_masked_and_read_only_paths(real: Host) -> None:
         "for d in /proc/acpi /proc/scsi /sys/firmware /sys/devices/virtual/powercap; do"
         '  [ ! -e $d ] || [ -z "$(ls $d)" ] || echo listed $d; done;'
         "for f in /proc/sysrq-trigger /proc/sys/kernel/domainname /sys/kernel/mm/transparent_hugepage/enabled"
-        "  /sys/fs/cgroup/x /proc/irq/default_smp_affinity; do"
-        "  (echo 1 > $f) 2>/dev/null && echo writable $f; done; mkdir /sys/fs/cgroup/x 2>/dev/null && echo cgroup; true"
+        "  /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max /proc/irq/default_smp_affinity; do"
+        "  [ ! -e $f ] || ! (echo 1 > $f) 2>/dev/null || echo writable $f; done;"
+        "for d in /sys/fs/cgroup /sys/fs/cgroup/memory /sys/fs/cgroup/pids /sys/fs/cgroup/devices; do"
+        "  [ ! -e $d/cgroup.procs ] || ! mkdir $d/x 2>/dev/null || echo cgroup $d; done; true"
     )
     assert await real.run(["sh", "-c", script]) == (0, "")
     name = "memory.max" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "memory/memory.limit_in_bytes"
@@ -562,6 +564,18 @@ async def test_a_new_daemon_knows_the_containers(real: Host) -> None:
         await writer.close()
     assert (await real.exit(container_id)).exit_code == 0
     assert await real.output(container_id) == "before\nafter\n"
+
+
+async def test_attaching_again_and_again_keeps_nothing_open(real: Host) -> None:
+    container_id = await real.start(["cat"], stdin_open=True)
+    async with real.runtime.attach_stdin(container_id) as writer:
+        await writer.write(b"x\n")
+    monitor_fds = Path(f"/proc/{(real.runtime.bundle_dir(container_id) / 'conmon.pid').read_text()}/fd")
+    before = len(os.listdir("/proc/self/fd")), len(list(monitor_fds.iterdir()))
+    for _ in range(1000):
+        async with real.runtime.attach_stdin(container_id):
+            pass
+    assert (len(os.listdir("/proc/self/fd")), len(list(monitor_fds.iterdir()))) == before
 
 
 async def test_runtime_that_hangs(real: Host, monkeypatch: pytest.MonkeyPatch) -> None:

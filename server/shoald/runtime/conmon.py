@@ -197,11 +197,12 @@ class ConmonRuntime:
         if noted is None and monitor is not None:
             # Creation did not come to its end: conmon may still be running the runtime.
             kill_monitor(*monitor)
+        if noted is not None:
+            # Before the runtime deletes: runc would kill it and look again every 100 ms.
+            await _end_process(files.container_id, noted)
         if (self._directory.runtime_root / files.container_id).exists():
             argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
             await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
-        if noted is not None:
-            await _end_process(files.container_id, noted)
         if monitor is not None:
             await end_monitor(*monitor)
         if cgroup_path:

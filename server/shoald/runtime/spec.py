@@ -60,8 +60,6 @@ class SpecInput(Struct, frozen=True, kw_only=True):
     limits: HostLimits = HostLimits()
     masked_paths: Sequence[str] = ()
     """What to mask on this host besides `MASKED_PATHS` (see `thermal_paths`)."""
-    readonly_paths: Sequence[str] = ()
-    """What to make read-only on this host besides `READONLY_PATHS` (see `cgroup_paths`)."""
 
 
 def runtime_config(given: SpecInput) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def _linux(given: SpecInput, *, user_namespace: bool, host_network: bool) -> dic
         "cgroupsPath": given.cgroup_path,
         "resources": resources(given.container.spec.resources, given.limits),
         "maskedPaths": [*MASKED_PATHS, *given.masked_paths],
-        "readonlyPaths": [*READONLY_PATHS, *given.readonly_paths],
+        "readonlyPaths": list(READONLY_PATHS),
     }
     if user_namespace:
         kinds.append("user")
