@@ -32,7 +32,8 @@ from tests.support.unpacked import tree
 
 pytestmark = [pytest.mark.root]
 
-BIG: Layer = {"big": File(os.urandom(3 << 20))}
+BIG_FILE = File(os.urandom(3 << 20))
+BIG: Layer = {"big": BIG_FILE}
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ async def test_resume(registry: DockerRegistry, host: ImageHost) -> None:
     image = await host.store.pull(pushed.reference, progress=records)
     downloading = [record for record in records if record.phase == "downloading"]
     assert downloading[0].done_bytes == 1_000_000
-    assert (await _visible(host, image))["big"][5] == BIG["big"].content  # type: ignore[index, union-attr]
+    assert (await _visible(host, image))["big"][5] == BIG_FILE.content
 
 
 async def test_wrong_digest(registry: DockerRegistry, host: ImageHost) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,8 @@ class _Builder:
 
 
 class _Raw(tarfile.TarInfo):
-    def get_info(self) -> dict[str, object]:  # type: ignore[override]
-        info = super().get_info()
-        info["name"] = self.name
-        return info
+    def get_info(self) -> Mapping[str, str | int | bytes | Mapping[str, str]]:
+        return {**super().get_info(), "name": self.name}
 
 
 _Case = Callable[[_Builder], None]

@@ -145,6 +145,7 @@ class Extractor:
 
     def _directory(self, member: Member, path: bytes) -> None:
         real = path or b"."
+        hides = path in self._whiteouts
         if path:
             try:
                 os.mkdir(path, 0o700)
@@ -156,8 +157,7 @@ class Extractor:
         os.chmod(real, member.mode)
         if member.xattrs:
             self._set_xattrs(real, member.xattrs)
-        if path in self._whiteouts:
-            self._whiteouts.discard(path)
+        if hides:
             self._set_opaque(path)
         self._known.add(path)
         (self._setgid.add if member.mode & stat.S_ISGID else self._setgid.discard)(path)

@@ -41,9 +41,17 @@ class Limits:
 class Decoder(Protocol):
     """What the decompressors of the standard library, isal and zstd have in common."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool:
+        """Whether this member or frame is complete."""
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether there is no output without more input."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came after the end."""
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         """At most `max_length` bytes of output."""
