@@ -3,7 +3,8 @@ import { fileURLToPath } from 'node:url';
 import { status } from '@grpc/grpc-js';
 import protobuf from 'protobufjs';
 
-const types = protobuf.loadSync(fileURLToPath(new URL('google_rpc.proto', import.meta.url)));
+const file = fileURLToPath(new URL('google_rpc.proto', import.meta.url));
+const types = new protobuf.Root().loadSync(file, { keepCase: true });
 const Status = types.lookupType('google.rpc.Status');
 const ErrorInfo = types.lookupType('google.rpc.ErrorInfo');
 const ERROR_INFO_URL = 'type.googleapis.com/google.rpc.ErrorInfo';
