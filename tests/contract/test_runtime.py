@@ -352,6 +352,8 @@ async def test_nobody_is_privileged_inside(real: Host) -> None:
     assert fields["Uid"].split()[0] == "1000"
     assert fields["Gid"].split()[0] == "1001"
     assert sorted(fields["Groups"].split()) == ["1001", "2000"]
+    null = os.stat("/dev/null")
+    assert (null.st_uid, null.st_gid, null.st_mode & 0o7777) == (0, 0, 0o666)
 
 
 async def test_ids_are_mapped_in_a_user_namespace(real: Host) -> None:
@@ -570,6 +572,7 @@ async def test_attaching_again_and_again_keeps_nothing_open(real: Host) -> None:
     container_id = await real.start(["cat"], stdin_open=True)
     async with real.runtime.attach_stdin(container_id) as writer:
         await writer.write(b"x\n")
+        await real.until_output(container_id, "x")
     monitor_fds = Path(f"/proc/{(real.runtime.bundle_dir(container_id) / 'conmon.pid').read_text()}/fd")
     before = len(os.listdir("/proc/self/fd")), len(list(monitor_fds.iterdir()))
     for _ in range(1000):

@@ -28,12 +28,20 @@ class Monitored(Struct, frozen=True):
     terminal: bool
 
 
-class _Linux(Struct):
-    cgroupsPath: str = ""  # noqa: N815 -- as the OCI runtime spec writes it
+class _Linux(Struct, frozen=True, rename="camel"):
+    cgroups_path: str = ""
 
 
-class _Config(Struct):
-    linux: _Linux
+class _Process(Struct, frozen=True):
+    args: tuple[str, ...] = ("",)
+    cwd: str = "/"
+
+
+class Configured(Struct, frozen=True):
+    """The part of config.json that is of interest afterwards."""
+
+    linux: _Linux = _Linux()
+    process: _Process = _Process()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +121,12 @@ class ContainerFiles:
         """Write config.json. The run directory is a tmpfs: nothing to sync."""
         (self.directory / "config.json").write_bytes(msgspec.json.encode(config))
 
-    def configured_cgroup(self) -> str:
-        """The cgroup that config.json names; "" without one. For what a dead daemon began and did not note."""
+    def configured(self) -> Configured:
+        """What config.json says, whoever wrote it; empty without one."""
         try:
-            config = msgspec.json.decode((self.directory / "config.json").read_bytes(), type=_Config)
+            return msgspec.json.decode((self.directory / "config.json").read_bytes(), type=Configured)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-            return ""
-        return config.linux.cgroupsPath
+            return Configured()
 
     def write_monitored(self, monitored: Monitored) -> None:
         """Note what was created, atomically."""

@@ -57,7 +57,6 @@ class ConmonRuntime:
         self._monitor = Monitor(conmon, runtime.path, runtime.arguments, self._directory)
         self._stdin = StdinConnections(self._directory)
         self._monitors = MonitorWatch()
-        self._commands: dict[str, tuple[str, str]] = {}
 
     @property
     def name(self) -> str:
@@ -92,8 +91,6 @@ class ConmonRuntime:
             # conmon takes what follows for something else.
             raise InvalidArgument(f"the log path {bundle.log_path} has a colon", reason="INVALID_LOG_PATH")
         check_working_dir(bundle.rootfs, bundle.config)
-        process = bundle.config["process"]
-        self._commands[bundle.container_id] = ((process["args"] or [""])[0], process["cwd"])
         created, cancelled = await uncancelled(self._create(bundle, files))
         if cancelled:
             await uncancelled(self._discard(files))
@@ -113,7 +110,7 @@ class ConmonRuntime:
                 # Nothing of the container has run yet: whoever was given the host's /dev/null could not use it.
                 restore_null()
             if report.data <= 0:
-                raise self._failure(bundle.container_id, self._runtime_message(files, report))
+                raise _failure(files, self._runtime_message(files, report))
             return self._note(files, report.data, bundle)
         except BaseException:
             await self._discard(files)
@@ -137,10 +134,6 @@ class ConmonRuntime:
             logged = ""
         return logged or report.message
 
-    def _failure(self, container_id: str, message: str) -> ShoalError:
-        command, working_dir = self._commands.get(container_id, ("", ""))
-        return runtime_error(message, command=command, working_dir=working_dir)
-
     async def start(self, container_id: str) -> None:
         """`RUNTIME start`; see the protocol."""
         _, cancelled = await uncancelled(self._start(self._directory.container(container_id)))
@@ -152,11 +145,10 @@ class ConmonRuntime:
         try:
             completed = await run(argv, check=False, cwd="/", timeout=_START_SECONDS)
             if completed.returncode != 0:
-                raise self._failure(files.container_id, completed.stderr.decode(errors="replace"))
+                raise _failure(files, completed.stderr.decode(errors="replace"))
         except BaseException:
             await self._discard(files)
             raise
-        self._commands.pop(files.container_id, None)
 
     def _options(self) -> list[str]:
         return [f"--root={self._directory.runtime_root}", *self._runtime.arguments]
@@ -189,11 +181,10 @@ class ConmonRuntime:
         """Undo create and start, whatever of them was done, by this daemon or one before; the directory stays."""
         self._stdin.drop(files.container_id)
         self._monitors.forget(files.container_id)
-        self._commands.pop(files.container_id, None)
         noted = files.monitored()
         monitor = (noted.monitor_pid, noted.monitor_start_time) if noted else None
         monitor = monitor or monitor_identity(files, self._monitor.program)
-        cgroup_path = noted.cgroup_path if noted else files.configured_cgroup()
+        cgroup_path = noted.cgroup_path if noted else files.configured().linux.cgroups_path
         if noted is None and monitor is not None:
             # Creation did not come to its end: conmon may still be running the runtime.
             kill_monitor(*monitor)
@@ -277,6 +268,11 @@ class ConmonRuntime:
             os.write(fd, b"1 %d %d\n" % (rows, columns))
         finally:
             os.close(fd)
+
+
+def _failure(files: ContainerFiles, message: str) -> ShoalError:
+    process = files.configured().process
+    return runtime_error(message, command=process.args[0] if process.args else "", working_dir=process.cwd)
 
 
 async def _end_process(container_id: str, noted: Monitored) -> None:

@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 async def uncancelled(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
     """Await `work` to its end; its result, and whether a cancellation arrived meanwhile, for the caller to raise.
 
-    What `work` raises is raised, cancelled or not: the caller has cleaned up nothing yet.
+    What `work` raises is raised; when a cancellation arrived as well, that is raised instead, with it as the cause.
     """
     task = asyncio.ensure_future(work)
     cancelled = False
@@ -25,4 +25,7 @@ async def uncancelled(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
             cancelled = True
         except BaseException:  # noqa: BLE001 -- raised again by result() below
             break
+    error = task.exception()
+    if error is not None and cancelled:
+        raise asyncio.CancelledError from error
     return task.result(), cancelled
