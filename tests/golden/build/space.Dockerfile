@@ -1,0 +1,2 @@
+FROM BASE
+COPY ["sp ace.txt", "/dst dir/"]

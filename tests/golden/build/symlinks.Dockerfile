@@ -1,0 +1,4 @@
+FROM BASE
+COPY link /l
+COPY dlink /dl
+COPY dlink/ /dl2/
