@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 
 from shoal.errors import ShoalError
 from shoalctl import exits
-from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 
 
@@ -87,12 +86,9 @@ class VerbGroup(TyperGroup):
         """Run the verb; an error becomes one message and an exit code."""
         try:
             return super().invoke(ctx)
-        except UsageFault as fault:
-            _show(fault)
-            raise typer.Exit(exits.USAGE) from fault
         except ShoalError as error:
             _show(error)
-            raise typer.Exit(exits.FAILED) from error
+            raise typer.Exit(exits.for_error(error)) from error
 
 
 app = typer.Typer(

@@ -32,7 +32,9 @@ COLUMNS = (
 def add(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="host[:port], or unix:///run/shoal/api/shoald.sock.")],
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="host[:port], or unix:///run/shoal/api/shoald.sock.")
+    ],
     ca: Annotated[str, typer.Option("--ca", metavar="FILE", help="The fleet's CA certificate.")] = "",
     cert: Annotated[str, typer.Option("--cert", metavar="FILE", help="Your certificate.")] = "",
     key: Annotated[str, typer.Option("--key", metavar="FILE", help="Your private key.")] = "",

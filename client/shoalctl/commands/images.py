@@ -48,7 +48,7 @@ def images(
     columns = (*COLUMNS[:2], DIGESTS, *COLUMNS[2:]) if digests else COLUMNS
     listing = Listing(columns, "ID", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
-    execute(_images(invocation, wanted, listing, full=no_trunc))
+    execute(_images(invocation, wanted, listing, full=no_trunc or format_ == "json"))
 
 
 async def _images(invocation: Invocation, wanted: dict[str, list[str]], listing: Listing, *, full: bool) -> int:

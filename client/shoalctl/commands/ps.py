@@ -49,7 +49,7 @@ def ps(
     listing = Listing(COLUMNS, "ID", format_, quiet, several=len(hosts) > 1)
     listing.check()
     limit = 1 if latest else last
-    execute(_ps(invocation, wanted, listing, everything=a, limit=limit, full=no_trunc))
+    execute(_ps(invocation, wanted, listing, everything=a, limit=limit, full=no_trunc or format_ == "json"))
 
 
 async def _ps(

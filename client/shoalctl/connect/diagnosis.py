@@ -107,7 +107,8 @@ class _Probe:
         except (ssl.SSLError, OSError) as error:
             return self._own(str(error))
         try:
-            self._handshake(context)
+            if not self._handshake(context):
+                return self._own("it closed the connection")
         except ssl.SSLCertVerificationError as error:
             return self._theirs(error.verify_message)
         except ssl.SSLError as error:
@@ -142,11 +143,19 @@ class _Probe:
             context.load_cert_chain(cert, key)
         return context
 
-    def _handshake(self, context: ssl.SSLContext) -> None:
+    def _handshake(self, context: ssl.SSLContext) -> bool:
+        """Whether the host goes on after the handshake: HTTP/2 lets a server speak first, and gRPC's does.
+
+        With TLS 1.3 that is when a host refuses our certificate; gRPC's server then hangs up without an alert.
+        """
         with self._connected() as plain, context.wrap_socket(plain, server_hostname=self._name) as tls:
             tls.settimeout(min(self._timeout, _ALERT_TIME))
-            with contextlib.suppress(TimeoutError):
-                tls.recv(1)
+            try:
+                return bool(tls.recv(1))
+            except ConnectionError:
+                return False
+            except TimeoutError:
+                return True
 
     def _theirs(self, why: str) -> ShoalError:
         """The host's certificate is bad: say how."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 
 from shoal.errors import DOMAIN, DeadlineExceeded, ShoalError, Unavailable, Unimplemented, from_code
 
+_SHUTTING_DOWN = "SHUTTING_DOWN"
+"""The daemon's reason for ending calls when it stops; the next one takes them up."""
 _DETAILS = "grpc-status-details-bin"
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _BROKEN = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY", "Connection reset", "keepalive")
+_PREMATURE = "Internal error from Core"
+_SETTLING, _SETTLING_STEP = 100, 0.02  # how often, and after how many seconds each, to look for the real status
 
 
 class LinkLost(Unavailable):
@@ -24,6 +29,8 @@ def translated(error: grpc.aio.AioRpcError, timeout: float | None = None) -> Sho
     info = _error_info(error.trailing_metadata())
     code = error.code()
     message = error.details() or code.name
+    if info is not None and info.reason == _SHUTTING_DOWN:
+        return LinkLost(message, metadata=dict(info.metadata))
     if info is not None:
         return from_code(code.name, message, reason=info.reason, metadata=dict(info.metadata))
     if code in _LOST or (code.name in {"INTERNAL", "UNKNOWN"} and any(word in message for word in _BROKEN)):
@@ -36,6 +43,24 @@ def translated(error: grpc.aio.AioRpcError, timeout: float | None = None) -> Sho
             "the host's daemon does not know this call", hint="its version is older; update shoald there"
         )
     return from_code(code.name, message)
+
+
+async def verdict(call: Any) -> ShoalError:
+    """Why a bidirectional call has ended, once its reading or writing failed.
+
+    When a write meets the end of a call, grpc.aio first sets the status "Internal error from Core", and replaces it by
+    what the host said when that comes in, a moment later.
+    """
+    for _ in range(_SETTLING):
+        if await call.details() != _PREMATURE:
+            break
+        await asyncio.sleep(_SETTLING_STEP)
+    code, details = await call.code(), await call.details()
+    if details == _PREMATURE:
+        return LinkLost("the connection was lost")
+    return translated(
+        grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details=details)
+    )
 
 
 def _error_info(trailer: Any) -> Any | None:

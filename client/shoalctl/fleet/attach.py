@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from shoal.errors import ShoalError
-from shoalctl.connect.failure import LinkLost, translated
+from shoalctl.connect.failure import LinkLost, verdict
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -86,10 +85,8 @@ class Attachment:
                     self.exit_code = message.exit.exit_code
                     return
             raise LinkLost("the stream ended before the container did")
-        except grpc.aio.AioRpcError as error:
-            raise translated(error) from error
-        except asyncio.InvalidStateError as error:
-            raise await _verdict(call) from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await verdict(call) from error
         finally:
             if writer is not None:
                 writer.cancel()
@@ -120,12 +117,3 @@ class Attachment:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(message)
                 self._ended = self._ended or message.HasField("stdin_eof")
-
-
-async def _verdict(call: Any) -> ShoalError:
-    """Why a call that no longer takes messages has ended."""
-    code = await call.code()
-    error = grpc.aio.AioRpcError(
-        code, await call.initial_metadata(), await call.trailing_metadata(), await call.details()
-    )
-    return translated(error)

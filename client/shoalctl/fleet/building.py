@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import Internal
-from shoalctl.connect.failure import LinkLost, translated
+from shoalctl.connect.failure import LinkLost, verdict
 from shoalctl.fleet.context import without_blocking
 from shoalctl.fleet.host import new_request_id
 
@@ -77,7 +77,7 @@ class Build:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise translated(error) from error
+            raise await verdict(call) from error
         except asyncio.CancelledError:
             # A writer that can't read the context cancels the call: its reason is the one to tell.
             if writer.done() and not writer.cancelled() and (failure := writer.exception()) is not None:

@@ -105,7 +105,7 @@ class BuildContext:
     def _member(self, name: str, path: str, info: os.stat_result, links: dict[tuple[int, int], str]) -> Iterator[bytes]:
         member = tarfile.TarInfo(name)
         member.mode = stat.S_IMODE(info.st_mode) if os.name == "posix" else 0o755
-        member.mtime = int(info.st_mtime)
+        member.mtime = info.st_mtime_ns // 10**9
         if stat.S_ISDIR(info.st_mode):
             member.type = tarfile.DIRTYPE
             yield _header(member)

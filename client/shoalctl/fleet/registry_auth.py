@@ -65,7 +65,7 @@ def _decoded(entry: Mapping[str, Any], path: Path) -> Login | None:
     username, password = str(entry.get("username", "")), str(entry.get("password", ""))
     if auth := entry.get("auth"):
         try:
-            username, _, password = base64.b64decode(str(auth)).decode().rstrip("\0").partition(":")
+            username, _, password = base64.b64decode(str(auth), validate=True).decode().rstrip("\0").partition(":")
         except ValueError as error:
             raise _unusable(f"{path} holds a broken login") from error
     token = str(entry.get("identitytoken", ""))
