@@ -12,7 +12,7 @@ import stat
 import struct
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -171,7 +171,8 @@ def test_pack_is_deterministic(tmp_path: Path, compression: str) -> None:
     _rich(layer)
     first, result = pack(layer, compression)
     assert pack(layer, compression)[0] == first
-    plain = {"gzip": gzip.decompress, "zstd": zstd.decompress, "none": bytes}[compression](first)
+    unpackers: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "zstd": zstd.decompress, "none": bytes}
+    plain = unpackers[compression](first)
     assert result["diff_id"] == str(Digest.of(plain))
     assert result["digest"] == str(Digest.of(first))
 
@@ -252,7 +253,7 @@ def test_sparse_formats_of_pax(tmp_path: Path, version: str) -> None:
             file.seek(at)
             file.write(os.urandom(4096))
         file.truncate(41 << 20)
-    argv = ["tar", "--format=pax", "--sparse", f"--sparse-version={version}", "-cf", "-", "-C", source, "s"]
+    argv = ["tar", "--format=pax", "--sparse", f"--sparse-version={version}", "-cf", "-", "-C", str(source), "s"]
     archive = subprocess.run(argv, capture_output=True, check=True)
     unpack(target, archive.stdout)
     assert tree(target)["s"] == tree(source)["s"]
@@ -280,7 +281,7 @@ def test_context_is_owned_by_root(tmp_path: Path) -> None:
     layer: Layer = {
         "d": Dir(0o750, 1000, 1000),
         "d/f": File(b"x", 0o4711, 1000, 1000),
-        ".wh.kept": "a name like others",
+        ".wh.kept": "a name as any",
     }
     unpack(tmp_path, make_tar(layer), "context")
     found = tree(tmp_path)

@@ -323,8 +323,7 @@ def clean(name: bytes) -> bytes:
     out of the root."""
     if name.startswith(b"./"):
         name = name[2:]
-    if name.endswith(b"/"):
-        name = name[:-1]
+    name = name.rstrip(b"/")
     if not (name[:1] in (b".", b"/", b"") or b"/." in name or b"//" in name):
         return name
     parts: list[bytes] = []

@@ -149,12 +149,13 @@ def _member(source: TarSource, block: bytes, extra: _Extra) -> Member:
     if extra.pax:
         _apply(extra.pax, member)
     _check(member)
+    if kind == b"\0" and member.name.endswith(b"/"):
+        # Version 7 had no type for directories.
+        member.type = kind = DIRECTORY
     if kind in _EMPTY:
         member.size = 0
     elif kind not in _REGULAR:
         raise Refused(f"member {_shown(member.name)} has the unknown type {kind!r}")
-    elif kind != b"S" and member.name.endswith(b"/"):
-        member.type, member.stored = DIRECTORY, member.size
     else:
         member.type, member.stored = FILE, member.size
         _find_holes(source, member, block if kind == b"S" and gnu else None, extra)

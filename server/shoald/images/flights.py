@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 from shoald.host.blocking import to_end
 from shoald.model.image import Progress
@@ -85,3 +85,14 @@ class Flights(Generic[T]):
 
 async def _run(work: Callable[[Flight[T]], Awaitable[T]], flight: Flight[T]) -> T:
     return await work(flight)
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Wait for all, side by side; at the first error the others are cancelled, awaited, and it is raised."""
+    tasks = [asyncio.ensure_future(each) for each in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

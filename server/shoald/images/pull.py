@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from msgspec import Struct
 
@@ -19,7 +18,7 @@ from shoald.content.ports import ContentStore
 from shoald.host.blocking import in_thread, to_end
 from shoald.host.inherit import Below, hide_all, inherit_directories
 from shoald.host.overlayfs import MAX_LOWERS
-from shoald.images.flights import Flight, Flights
+from shoald.images.flights import Flight, Flights, all_of
 from shoald.images.layerfetch import LayerFetcher, Origin, Staged
 from shoald.images.progress import Meter
 from shoald.metadata import HoldKind, Metadata
@@ -117,7 +116,7 @@ class Puller:
             for at in range(missing, len(layers)):
                 origin = Origin(found.ref, layers[at], found.config.rootfs.diff_ids[at], credentials)
                 flights.append(await stack.enter_async_context(self._flights.join(chains[at], self._work(origin))))
-            staged = await _all([flight.result(emit) for flight in flights])
+            staged = await all_of([flight.result(emit) for flight in flights])
             async with self._committing:
                 await to_end(self._commit(chains, missing, staged, lease))
             image = self._record(found, chains)
@@ -215,17 +214,6 @@ class Puller:
 
     def _complete(self, layers: Sequence[Descriptor]) -> bool:
         return all(self._content.size(Digest.parse(layer.digest)) is not None for layer in layers)
-
-
-async def _all(waits: Sequence[Coroutine[Any, Any, Staged]]) -> list[Staged]:
-    """Wait for all; the first error ends the waiting for the others."""
-    tasks = [asyncio.ensure_future(each) for each in waits]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def created_at(config: ImageConfig) -> datetime:

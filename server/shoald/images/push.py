@@ -9,6 +9,7 @@ from shoal.digest import Digest
 from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
+from shoald.images.flights import all_of
 from shoald.images.progress import Meter
 from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import Image, Progress, ProgressPhase
@@ -42,12 +43,7 @@ class Pusher:
                 raise InvalidArgument(f"{image.manifest_digest} is an index", reason="BAD_MANIFEST")
             # Each once: images repeat layers.
             parts = {part.digest: part for part in manifest.parts}
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for part in parts.values():
-                        group.create_task(self._part(image, ref, part, credentials, emit))
-            except* ShoalError as errors:
-                raise _first(errors) from None
+            await all_of(self._part(image, ref, part, credentials, emit) for part in parts.values())
             digest = await self._registry.push_manifest(ref, body, image.manifest_media_type, credentials=credentials)
         repo_digest = str(ref.without_tag().with_digest(Digest.parse(digest)))
         if self._md.images.get(image.id) is not None:
@@ -81,7 +77,7 @@ class Pusher:
 
     def _elsewhere(self, image: Image, ref: Reference) -> str | None:
         """Another repository of the same registry that this image came from or went to."""
-        for name in (*image.repo_digests,):
+        for name in image.repo_digests:
             other = Reference.parse(name)
             if other.domain == ref.domain and other.path != ref.path:
                 return other.path
@@ -109,11 +105,3 @@ class Pusher:
             hint="pull the image again, then push",
             metadata={"digest": part.digest},
         ) from failed
-
-
-def _first(errors: BaseExceptionGroup[ShoalError]) -> ShoalError:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ShoalError)
-    return error
