@@ -1,0 +1,120 @@
+"""Names of images as Docker has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.digest import Digest
+from shoal.errors import FailedPrecondition, InvalidArgument, NotFound
+from shoald.images.removal import remove_image, tag_image
+from shoald.metadata import Metadata
+from shoald.model.container import ContainerState
+from tests.support import records
+
+A1, A2, B1 = "r.test/a:1", "r.test/a:2", "docker.io/library/b:1"
+DIGEST_A = f"r.test/a@{Digest.of(b'a')}"
+
+
+@pytest.fixture
+def md(tmp_path: Path) -> Iterator[Metadata]:
+    with Metadata.open(tmp_path / "meta.db") as opened:
+        yield opened
+
+
+def _image(md: Metadata, *names: str, seed: str = "i") -> str:
+    image = records.image(seed)
+    md.images.put(image, [])
+    for name in names:
+        if "@" in name:
+            md.images.add_repo_digest(name, image.id)
+        else:
+            md.images.tag(name, image.id)
+    return image.id
+
+
+def test_one_name_of_two(md: Metadata) -> None:
+    image = _image(md, A1, A2, DIGEST_A)
+    assert remove_image(md, A1, False) == ([A1], [])
+    assert remove_image(md, A2, False) == ([A2, DIGEST_A], [image])
+
+
+def test_digests_of_a_repository_go_with_its_last_tag(md: Metadata) -> None:
+    image = _image(md, A1, B1, DIGEST_A)
+    assert remove_image(md, A1, False) == ([A1, DIGEST_A], [])
+    assert remove_image(md, "b:1", False) == ([B1], [image])
+
+
+def test_by_digest_reference(md: Metadata) -> None:
+    image = _image(md, B1, DIGEST_A)
+    assert remove_image(md, DIGEST_A, False) == ([DIGEST_A], [])
+    assert remove_image(md, image, False) == ([B1], [image])
+
+
+def test_last_digest_reference(md: Metadata) -> None:
+    image = _image(md, DIGEST_A)
+    assert remove_image(md, DIGEST_A, False) == ([DIGEST_A], [image])
+
+
+def test_by_id(md: Metadata) -> None:
+    image = _image(md, A1, A2)
+    assert remove_image(md, image.removeprefix("sha256:")[:12], False) == ([A1, A2], [image])
+
+
+def test_by_id_with_names_in_two_repositories(md: Metadata) -> None:
+    image = _image(md, A1, B1)
+    with pytest.raises(FailedPrecondition) as caught:
+        remove_image(md, image, False)
+    assert caught.value.reason == "IMAGE_HAS_NAMES"
+    assert A1 in caught.value.message
+    assert remove_image(md, image, True)[1] == [image]
+
+
+def test_nameless(md: Metadata) -> None:
+    image = _image(md)
+    assert remove_image(md, image, False) == ([], [image])
+
+
+def test_unknown(md: Metadata) -> None:
+    with pytest.raises(NotFound):
+        remove_image(md, "nothing", False)
+
+
+@pytest.mark.parametrize(
+    ("state", "force", "goes"),
+    [
+        (ContainerState.RUNNING, False, False),
+        (ContainerState.RUNNING, True, False),
+        (ContainerState.RESTARTING, True, False),
+        (ContainerState.EXITED, False, False),
+        (ContainerState.EXITED, True, True),
+        (ContainerState.CREATED, True, True),
+    ],
+)
+def test_used_by_a_container(md: Metadata, state: ContainerState, force: bool, goes: bool) -> None:
+    image = _image(md, A1, A2)
+    md.containers.insert(records.container("user", image_id=image, state=state))
+    # One name of two is never the container's business.
+    assert remove_image(md, A2, False) == ([A2], [])
+    if goes:
+        assert remove_image(md, A1, force) == ([A1], [image])
+        return
+    with pytest.raises(FailedPrecondition) as caught:
+        remove_image(md, A1, force)
+    assert caught.value.reason == "IMAGE_IN_USE"
+    assert "user" in caught.value.message
+    assert md.images.find(A1).id == image
+
+
+def test_tag_moves(md: Metadata) -> None:
+    old, new = _image(md, A1, seed="old"), _image(md, seed="new")
+    tagged, name = tag_image(md, new, "r.test/a:1")
+    assert (tagged.id, name) == (new, A1)
+    left = md.images.get(old)
+    assert left is not None
+    assert left.tags == ()
+    assert tag_image(md, A1, "short")[1] == "docker.io/library/short:latest"
+    with pytest.raises(InvalidArgument):
+        tag_image(md, A1, DIGEST_A)
