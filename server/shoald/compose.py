@@ -157,6 +157,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         )
         await supervisor.begin()
         stack.push_async_callback(supervisor.close)
+        stack.push_async_callback(containers.close)
         _remove_leftovers(root / "tmp")
         await volumes.sweep()
         await collect_garbage()

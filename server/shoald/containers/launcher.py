@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import FailedPrecondition, ShoalError
+import structlog
+
+from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
 from shoald.containers.etc import EtcFiles, write_etc
 from shoald.containers.places import Placed, bind_source, place_mounts
-from shoald.host.trees import remove_tree
+from shoald.containers.watch import Locks
+from shoald.host.blocking import in_thread, to_end
 from shoald.host.mounts import unmount
+from shoald.host.syscall import failure, translated
+from shoald.host.trees import remove_tree
 from shoald.host.userns import UserNamespaces
 from shoald.model.container import Container, Mount, MountKind, PortMapping
 from shoald.network.ports import Endpoint, NetworkDriver
@@ -26,6 +31,8 @@ from shoald.runtime.spec import ResolvedUser
 from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
 from shoald.volumes.ports import VolumeDriver
+
+log = structlog.get_logger(__name__)
 
 IN_BUNDLE_ROOTFS = "rootfs"
 IN_BUNDLE_MOUNTS = "mounts"
@@ -39,7 +46,6 @@ class Launched:
     pid_start_time: int
     ip_address: str
     ports: tuple[PortMapping, ...]
-    log_start: int
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,8 @@ class Launcher:
         configure: Callable[[Prepared], dict[str, Any]],
         populate: Callable[[str, str, Path], Awaitable[None]],
     ) -> None:
-        """`configure` makes the OCI configuration (pure); `populate(snapshot id, path in image, directory)` fills a fresh
-        volume with what the image has at that path."""
+        """`configure` makes the OCI configuration (pure); `populate(snapshot id, path in image, directory)` fills a
+        fresh volume with what the image has at that path."""
         self._runtime = runtime
         self._snapshots = snapshots
         self._network = network
@@ -84,6 +90,7 @@ class Launcher:
         self._configure = configure
         self._populate = populate
         self._steps: dict[str, asyncio.Future[Exit]] = {}
+        self._filling = Locks()
 
     # --- places -----------------------------------------------------------------------------------------------------
 
@@ -95,11 +102,25 @@ class Launcher:
         """The container's log (conmon's k8s-file format)."""
         return self.state_path(container_id) / "log"
 
+    def log_size(self, container_id: str) -> int:
+        """Bytes of the log; 0 when there is none."""
+        try:
+            return self.log_path(container_id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def bundles(self) -> list[str]:
         """Ids of all containers that have a directory in the run directory."""
-        with contextlib.suppress(FileNotFoundError):
-            return [e.name for e in os.scandir(self._run_dir) if len(e.name) == 64 and e.is_dir(follow_symlinks=False)]
-        return []
+        return _identified(self._run_dir)
+
+    def state_directories(self) -> list[str]:
+        """Ids of all containers that have a directory in the data directory."""
+        return _identified(self._state_dir)
+
+    def prepare(self, container_id: str) -> None:
+        """Make its directory, so that its log can be followed before it is written."""
+        with translated("make container directory"):
+            self.state_path(container_id).mkdir(mode=0o711, exist_ok=True)
 
     async def check_bind(self, mount: Mount) -> None:
         """Raises InvalidArgument (BIND_SOURCE_MISSING): a missing path is never made silently."""
@@ -108,39 +129,38 @@ class Launcher:
     # --- launch -----------------------------------------------------------------------------------------------------
 
     async def launch(self, container: Container) -> Launched:
-        """Start it. On failure and on cancellation nothing is left but its writable layer and its log."""
+        """Start it. On failure and on cancellation nothing is left but its writable layer, its log and its volumes."""
         try:
             return await self._launch(container)
         except BaseException as error:
-            cleanup = asyncio.ensure_future(self.clear(container.id))
-            with contextlib.suppress(ShoalError):
-                await _to_end(cleanup)
+            try:
+                await to_end(self.clear(container.id))
+            except ShoalError as left:
+                log.error("launch_not_undone", container=container.id, error=str(left))
             if isinstance(error, OSError):
-                raise FailedPrecondition(f"can't start the container: {error}", reason="START_FAILED") from error
+                raise _start_failed(error) from error
             raise
 
     async def _launch(self, container: Container) -> Launched:
         bundle_dir = self._runtime.bundle_dir(container.id)
         rootfs = bundle_dir / IN_BUNDLE_ROOTFS
-        rootfs.mkdir(mode=0o755, exist_ok=True)
         endpoint: Endpoint | None = None
         ports: tuple[PortMapping, ...] = ()
+        resolv = None
         if container.spec.network == "bridge":
             endpoint, ports = await self._network.allocate(container.id, container.spec.ports)
+            resolv = self._network.resolv_conf()
         await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base)
         user = resolve_user(container.process.user, rootfs)
         places = await self._place(container, bundle_dir / IN_BUNDLE_MOUNTS)
-        resolv = self._network.resolv_conf() if container.spec.network == "bridge" else None
         etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
         config = self._configure(Prepared(container, rootfs, user, places, etc, endpoint))
-        log_path = self.log_path(container.id)
-        log_start = log_path.stat().st_size if log_path.exists() else 0
         created = await self._runtime.create(
             Bundle(
                 container_id=container.id,
                 config=config,
                 rootfs=rootfs,
-                log_path=log_path,
+                log_path=self.log_path(container.id),
                 tty=container.spec.tty,
                 stdin_open=container.spec.stdin_open,
             )
@@ -149,20 +169,13 @@ class Launcher:
             await self._network.connect(container.id, created.pid)
         await self._runtime.start(container.id)
         address = endpoint.ip_address if endpoint else ""
-        return Launched(created.pid, created.pid_start_time, address, ports, log_start)
+        return Launched(created.pid, created.pid_start_time, address, ports)
 
     async def _place(self, container: Container, directory: Path) -> Sequence[Placed]:
         if not container.spec.mounts:
             return ()
-        sources: dict[str, Path] = {}
-        for mount in container.spec.mounts:
-            if mount.kind is MountKind.VOLUME:
-                _, fresh = await self._volumes.ensure(mount.source, anonymous=mount.anonymous)
-                sources[mount.source] = self._volumes.path(mount.source)
-                if fresh:
-                    parent = self._snapshots.chain(container.snapshot_id)[0].parent_id
-                    if parent is not None:
-                        await self._populate(parent, mount.target, sources[mount.source])
+        volumes = {mount.source: mount for mount in container.spec.mounts if mount.kind is MountKind.VOLUME}
+        sources = {name: await self._volume(container, mount) for name, mount in volumes.items()}
         return await place_mounts(
             container.spec.mounts,
             sources,
@@ -172,28 +185,41 @@ class Launcher:
             size=self._userns_size,
         )
 
+    async def _volume(self, container: Container, mount: Mount) -> Path:
+        """The volume's directory. One that is empty at a container's first start is filled from the image, as by
+        Docker: also one that an earlier start, which failed, had made."""
+        async with self._filling.get(mount.source):
+            await self._volumes.ensure(mount.source, anonymous=mount.anonymous)
+            path = self._volumes.path(mount.source)
+            parent = self._snapshots.chain(container.snapshot_id)[0].parent_id
+            if container.started_at is None and parent is not None and not _has_entries(path):
+                await self._populate(parent, mount.target, path)
+            return path
+
     async def started(self, container_id: str) -> bool:
         """For one that an earlier daemon created: whether its process was started too (else it waits for ever)."""
         return await self._runtime.is_started(container_id)
 
-    def endpoint_fields(self, container: Container) -> dict[str, Any]:
-        """Address and ports as reserved: columns of a row whose writing was cut short."""
-        endpoint, ports = self._network.reserved(container.id)
-        return {"ip_address": endpoint.ip_address if endpoint else "", "ports": ports}
+    def reserved(self, container_id: str) -> tuple[str, tuple[PortMapping, ...]]:
+        """Address ("" without) and ports that it has."""
+        endpoint, ports = self._network.reserved(container_id)
+        return endpoint.ip_address if endpoint else "", tuple(ports)
 
     # --- clear ------------------------------------------------------------------------------------------------------
 
     async def clear(self, container_id: str) -> None:
-        """Undo a launch: processes, network, mounts, bundle. Idempotent; goes through all of it and then raises the first
-        error. The writable layer, the log and the record stay."""
-        errors: list[ShoalError] = []
-        for undo in (self._unmount, self._runtime.delete, self._network.release, self._remove_bundle):
-            try:
-                await undo(container_id)
-            except ShoalError as error:
-                errors.append(error)
+        """Undo a launch: processes, network, mounts, bundle. Idempotent; goes through all of it and then raises the
+        first error. The writable layer, the log and the record stay. Call through `to_end`."""
+        errors = await _attempts(self._unmount(container_id), self._runtime.delete(container_id))
+        # The address after the process that has it.
+        errors += await _attempts(self._network.release(container_id))
+        errors += await _attempts(self._remove_bundle(container_id))
         if errors:
             raise errors[0]
+
+    async def release(self, container_id: str) -> None:
+        """The part of `clear` that others wait for: give back the ports, and the address, of one that has ended."""
+        await self._network.release(container_id)
 
     async def _unmount(self, container_id: str) -> None:
         bundle = self._run_dir / container_id
@@ -202,20 +228,21 @@ class Launcher:
         mounts = bundle / IN_BUNDLE_MOUNTS
         with contextlib.suppress(FileNotFoundError):
             for place in sorted(os.listdir(mounts)):
-                unmount(mounts / place, detach=True)
+                while unmount(mounts / place, detach=True):
+                    pass
         await self._snapshots.unmount(bundle / IN_BUNDLE_ROOTFS)
 
     async def _remove_bundle(self, container_id: str) -> None:
         bundle = self._run_dir / container_id
         if bundle.exists():
             # Never enters a mount: what could not be unmounted is not deleted.
-            await asyncio.to_thread(remove_tree, bundle)
+            await in_thread(lambda: remove_tree(bundle))
 
     async def forget(self, container_id: str) -> None:
         """Delete the container's log and files."""
         path = self.state_path(container_id)
         if path.exists():
-            await asyncio.to_thread(remove_tree, path)
+            await in_thread(lambda: remove_tree(path))
 
     # --- build steps ------------------------------------------------------------------------------------------------
 
@@ -237,9 +264,32 @@ class Launcher:
         self._steps.pop(container_id, None)
 
 
-async def _to_end(task: asyncio.Future[None]) -> None:
-    """Await to the end, however often the caller is cancelled; the caller's own error goes on afterwards."""
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()
+def _identified(directory: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        return [entry.name for entry in entries if len(entry.name) == 64 and entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _has_entries(directory: Path) -> bool:
+    with translated("read volume"), os.scandir(directory) as entries:
+        return next(entries, None) is not None
+
+
+def _start_failed(error: OSError) -> ShoalError:
+    known = failure("start the container", error.errno or 0, path=error.filename)
+    if isinstance(known, ResourceExhausted):
+        return known
+    return FailedPrecondition(f"can't start the container: {error}", reason="START_FAILED")
+
+
+async def _attempts(*undo: Coroutine[Any, Any, None]) -> list[ShoalError]:
+    """Do all side by side; what went wrong."""
+    errors: list[ShoalError] = []
+    for result in await asyncio.gather(*undo, return_exceptions=True):
+        if isinstance(result, OSError):
+            errors.append(failure("clean up", result.errno or 0, path=result.filename))
+        elif isinstance(result, ShoalError):
+            errors.append(result)
+        elif isinstance(result, BaseException):
+            raise result
+    return errors

@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from shoal.errors import ShoalError
 from shoald.host import process
-from shoald.host.syscall import RESOLVE_IN_ROOT, openat2
+from shoald.host.blocking import in_thread, to_end
+from shoald.host.syscall import RESOLVE_IN_ROOT, failure, openat2, translated
+from shoald.host.trees import remove_tree
 from shoald.snapshots.ports import Snapshotter
 
 
 async def populate_volume(snapshots: Snapshotter, snapshot_id: str, path: str, directory: Path) -> None:
-    """Copy the directory `path` of the image below `snapshot_id` into the empty `directory`, with ids as the image means
-    them, which is how volumes keep them. A path that the image does not have, or that is no directory, leaves it empty."""
+    """Fill the empty `directory` with the directory `path` of the image below `snapshot_id`, with ids as the image
+    means them, which is how volumes keep them. A path that the image does not have, or that is no directory, leaves it
+    empty.
+
+    All or nothing: it is filled beside its place and then renamed. One call a directory at a time.
+    """
     async with snapshots.mounted(snapshot_id, uid_base=0) as root:
-        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            source = openat2(
-                top, path.lstrip("/"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=RESOLVE_IN_ROOT
-            )
-        except OSError:
+        source = _open_in(root, path)
+        if source is None:
             return
-        finally:
-            os.close(top)
+        staging = directory.with_name("filling")
         try:
-            # By descriptor: the image's own symbolic links were resolved inside of it and are not followed again.
-            argv = ["cp", "-a", "--reflink=auto", f"/proc/self/fd/{source}/.", str(directory)]
-            await process.run(argv, pass_fds=[source])
+            if staging.exists():
+                await in_thread(lambda: remove_tree(staging))
+            with translated("fill volume"):
+                staging.mkdir(mode=0o700)
+            try:
+                # By descriptor: the image's own symbolic links were resolved inside of it and are not followed again.
+                argv = ["cp", "-a", "--reflink=auto", f"/proc/self/fd/{source}/.", str(staging)]
+                copied = await process.run(argv, pass_fds=[source], check=False)
+                if copied.returncode != 0:
+                    raise _not_copied(argv, copied)
+                with translated("fill volume"):
+                    staging.rename(directory)
+            except BaseException:
+                await to_end(in_thread(lambda: remove_tree(staging)))
+                raise
         finally:
             os.close(source)
+
+
+def _not_copied(argv: Sequence[str], copied: process.Completed) -> ShoalError:
+    if os.strerror(errno.ENOSPC).encode() in copied.stderr:
+        return failure("fill volume", errno.ENOSPC)
+    return process.program_failed(argv, copied.returncode, copied.stderr)
+
+
+def _open_in(root: Path, path: str) -> int | None:
+    """The directory `path` below `root`, whose links lead nowhere else; None when there is none."""
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return openat2(
+            top, path.strip("/") or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=RESOLVE_IN_ROOT
+        )
+    except OSError:
+        return None
+    finally:
+        os.close(top)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shoal.errors import ShoalError
 from shoald.containers.launcher import Launcher
+from shoald.host.blocking import to_end
 from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, Process, Resources
-from shoald.model.log import LogQuery
+from shoald.model.log import LogQuery, LogRecord
 from shoald.runtime.log import read_log
 
 Output = Callable[[bool, bytes], None]
@@ -34,7 +33,7 @@ class StepProcess:
 
 
 async def run_step(launcher: Launcher, step: StepProcess, output: Output) -> int:
-    """Run it to its end and return the exit code. Nothing is left but what it wrote into its layer, also when cancelled."""
+    """Run it to its end and return the exit code. Nothing is left but what it wrote into its layer, cancelled or not."""
     container = _record(step)
     ended = launcher.expect_step(container.id)
     try:
@@ -47,7 +46,7 @@ async def run_step(launcher: Launcher, step: StepProcess, output: Output) -> int
         return (await ended).exit_code
     finally:
         launcher.drop_step(container.id)
-        await _cleared(launcher, container.id)
+        await to_end(_cleared(launcher, container.id))
 
 
 def _record(step: StepProcess) -> Container:
@@ -75,32 +74,19 @@ def _record(step: StepProcess) -> Container:
     )
 
 
-def _joined(records: Sequence[object]) -> list[tuple[bool, bytes]]:
+def _joined(records: Sequence[LogRecord]) -> list[tuple[bool, bytes]]:
     """Neighbouring records of one stream as one piece."""
     pieces: list[tuple[bool, bytearray]] = []
     for record in records:
-        stderr, data = record.stderr, record.data  # type: ignore[attr-defined]
-        if pieces and pieces[-1][0] == stderr:
-            pieces[-1][1].extend(data)
+        if pieces and pieces[-1][0] == record.stderr:
+            pieces[-1][1].extend(record.data)
         else:
-            pieces.append((stderr, bytearray(data)))
+            pieces.append((record.stderr, bytearray(record.data)))
     return [(stderr, bytes(data)) for stderr, data in pieces]
 
 
 async def _cleared(launcher: Launcher, container_id: str) -> None:
-    async def clear() -> None:
+    try:
         await launcher.clear(container_id)
+    finally:
         await launcher.forget(container_id)
-
-    task = asyncio.ensure_future(clear())
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            cancelled = True
-        except ShoalError:
-            break
-    if cancelled:
-        raise asyncio.CancelledError
-    task.result()

@@ -7,18 +7,24 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
+from msgspec.structs import replace
+
 from shoal.errors import AlreadyExists, NotFound, ShoalError
 from shoal.platform import Platform
 from shoald.containers.supervisor import Supervisor
 from shoald.engine.images import measured
 from shoald.engine.operations import Once
 from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, MountPoint
+from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy, Resources
 from shoald.model.image import Image, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
+CLOSE_WAIT_S = 30.0
 PullImage = Callable[[str, Platform | None, RegistryCredentials | None], Awaitable[Image]]
 
 
@@ -49,7 +55,8 @@ class ContainerCases:
         self._volume_path = volume_path
         self._userns_size = userns_size
         self._once = Once()
-        self._runs: dict[str, asyncio.Task[Container]] = {}
+        self._runs: dict[str, tuple[ContainerSpec, asyncio.Task[Container]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # --- run --------------------------------------------------------------------------------------------------------
 
@@ -61,24 +68,28 @@ class ContainerCases:
         credentials: RegistryCredentials | None,
         keep_on_failure: bool,
     ) -> tuple[Container, list[str]]:
-        """See engine.ports.Engine.run. A retry with the same id joins the first call or finds its container."""
-        running = self._runs.get(request_id) if request_id else None
-        if running is None:
-            known = self._known(request_id, spec)
-            if known is not None:
-                return known, []
+        """See engine.ports.Engine.run. A retry with the same id joins the first call or finds its container; one that a
+        killed daemon did not come to start is started."""
+        known = self._runs.get(request_id) if request_id else None
+        if known is not None:
+            asked, running = known
+            if asked != spec:
+                raise _reused(request_id)
+        else:
             running = asyncio.create_task(self._run(request_id, spec, pull_policy, credentials, keep_on_failure))
+            self._tasks.add(running)
+            running.add_done_callback(self._tasks.discard)
             if request_id:
-                self._runs[request_id] = running
+                self._runs[request_id] = (spec, running)
                 running.add_done_callback(lambda _: self._runs.pop(request_id, None))
         return await asyncio.shield(running), self._unenforced(spec.resources)
 
-    def _known(self, request_id: str, spec: ContainerSpec) -> Container | None:
+    def _made_by(self, request_id: str, spec: ContainerSpec) -> Container | None:
         if not request_id:
             return None
         known = self._md.containers.by_request(request_id) or self._supervisor.ghosts.by_request(request_id)
-        if known is not None and (known.spec.image, known.spec.command) != (spec.image, spec.command):
-            raise AlreadyExists(f"request id {request_id} was used for another request", reason="REQUEST_ID_REUSED")
+        if known is not None and _as_asked(known.spec) != _as_asked(spec):
+            raise _reused(request_id)
         return known
 
     async def _run(
@@ -89,18 +100,26 @@ class ContainerCases:
         credentials: RegistryCredentials | None,
         keep_on_failure: bool,
     ) -> Container:
+        made = self._made_by(request_id, spec)
+        if made is not None:
+            never_started = made.state is ContainerState.CREATED and made.started_at is None
+            return await self._start_made(made, keep_on_failure) if never_started else made
         image = await self._image(spec, pull_policy, credentials)
         async with measured(self._metrics, "run"):
             return await self._start_new(request_id, spec, image, keep_on_failure)
 
     async def _start_new(self, request_id: str, spec: ContainerSpec, image: Image, keep_on_failure: bool) -> Container:
-        container = await self._supervisor.create(request_id, spec, image)
+        return await self._start_made(await self._supervisor.create(request_id, spec, image), keep_on_failure)
+
+    async def _start_made(self, container: Container, keep_on_failure: bool) -> Container:
         try:
             return await self._supervisor.start(container.id)
         except BaseException:
             if not keep_on_failure:
-                with contextlib.suppress(ShoalError):
-                    await self._supervisor.remove(container.id, force=True, volumes=True)
+                try:
+                    await to_end(self._supervisor.remove(container.id, force=True, volumes=True))
+                except ShoalError as error:
+                    log.error("run_not_undone", container=container.id, error=str(error))
             raise
 
     async def _image(
@@ -133,41 +152,64 @@ class ContainerCases:
 
     async def start(self, name: str, request_id: str = "") -> Container:
         """Idempotent."""
-        container = self._md.containers.find(name)
-        return await self._shielded(request_id, f"start {container.id}", lambda: self._supervisor.start(container.id))
+
+        async def work() -> Container:
+            return await self._supervisor.start(self._md.containers.find(name).id)
+
+        return await self._once.run(request_id, f"start {name}", lambda: self._kept(work()))
 
     async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
         """Idempotent."""
-        container = self._md.containers.find(name)
-        return await self._shielded(
-            request_id, f"stop {container.id}", lambda: self._supervisor.stop(container.id, timeout_s, signal)
-        )
+
+        async def work() -> Container:
+            container = self.find(name)
+            if self._supervisor.ghosts.get(container.id) is not None:
+                return replace(container, state=ContainerState.EXITED, pid=0)
+            return await self._supervisor.stop(container.id, timeout_s, signal)
+
+        return await self._once.run(request_id, f"stop {name} {timeout_s} {signal}", lambda: self._kept(work()))
 
     async def kill(self, name: str, signal: str, request_id: str = "") -> None:
         """Once for each request id."""
-        container = self._md.containers.find(name)
-        await self._shielded(
-            request_id, f"kill {container.id} {signal}", lambda: self._supervisor.kill(container.id, signal)
-        )
+
+        async def work() -> None:
+            await self._supervisor.kill(self._md.containers.find(name).id, signal)
+
+        await self._once.run(request_id, f"kill {name} {signal}", lambda: self._kept(work()))
 
     async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
         """Returns the id."""
-        try:
-            container = self._md.containers.find(name)
-        except NotFound:
-            ghost = self._supervisor.ghosts.get(name)
-            if force and ghost is not None:
-                return ghost.id
-            raise
-        await self._shielded(
-            request_id,
-            f"remove {container.id}",
-            lambda: self._supervisor.remove(container.id, force=force, volumes=volumes),
-        )
-        return container.id
 
-    async def _shielded(self, request_id: str, fingerprint: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return await self._once.run(request_id, fingerprint, work)
+        async def work() -> str:
+            try:
+                container = self._md.containers.find(name)
+            except NotFound:
+                ghost = self._supervisor.ghosts.get(name)
+                if force and ghost is not None:
+                    return ghost.id
+                raise
+            await self._supervisor.remove(container.id, force=force, volumes=volumes)
+            return container.id
+
+        return await self._once.run(request_id, f"remove {name} {force} {volumes}", lambda: self._kept(work()))
+
+    async def _kept(self, work: Coroutine[Any, Any, T]) -> T:
+        """Let `close` know of the task that does the work."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            return await work
+        finally:
+            self._tasks.discard(task)
+
+    async def close(self) -> None:
+        """Cancel what is under way, and wait until it is undone. Containers that run go on."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_WAIT_S)
 
     async def wait(self, name: str, condition: str) -> ExitStatus:
         """Read-only; cancelled with its caller."""
@@ -221,6 +263,20 @@ def selects(wanted: ContainerFilter, container: Container) -> bool:
         not wanted.image
         or wanted.image in (container.spec.image, container.image_id)
         or (container.image_id.removeprefix("sha256:").startswith(wanted.image))
+    )
+
+
+def _as_asked(spec: ContainerSpec) -> ContainerSpec:
+    """Without what the daemon chooses."""
+    asked = tuple(mount for mount in spec.mounts if not mount.anonymous and mount.source)
+    return replace(spec, name="", mounts=asked)
+
+
+def _reused(request_id: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"request id {request_id} was used for another request",
+        reason="REQUEST_ID_REUSED",
+        hint="make a new request id for a new request",
     )
 
 

@@ -40,6 +40,10 @@ class OutputCases:
     async def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """See engine.ports.Engine.logs. Following ends when the container does not run and all was read."""
         container = self._find(name)
+        if not query.follow:
+            async for batch in read_log(self._path(container.id), query):
+                yield batch
+            return
         async with self._finished(container.id) as finished:
             async for batch in read_log(self._path(container.id), query, finished=finished):
                 yield batch
@@ -71,7 +75,8 @@ class OutputCases:
         return self._runtime.attach_stdin(container_id)
 
     def _path(self, container_id: str) -> Path:
-        if self._md.containers.get(container_id) is None:
+        # The log moves before the row goes: a ghost's is there even while its container is still being removed.
+        if self._supervisor.ghosts.get(container_id) is not None:
             return self._supervisor.ghosts.log_path(container_id)
         return self._log_path(container_id)
 
@@ -127,7 +132,7 @@ class Attachment:
         return self._cases.output(self._container_id, self._query)
 
     async def write_stdin(self, data: bytes) -> None:
-        """With back pressure. What comes after the container's end is dropped, as a pipe's writer would find out late."""
+        """With back pressure. What comes after the container's end is dropped: a pipe's writer finds out late, too."""
         if self._writer is not None:
             with contextlib.suppress(FailedPrecondition):
                 await self._writer.write(data)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shoal.platform import Platform
-from shoald.version import version
 from shoald.engine.ports import HostInfo, HostVersion
 from shoald.metadata.store import Metadata
 from shoald.model.container import ContainerState
+from shoald.version import version
 
 
 class SystemCases:

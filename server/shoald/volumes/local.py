@@ -63,11 +63,11 @@ class LocalVolumes:
         """All volumes, by name."""
         return self._md.volumes.list()
 
-    async def remove(self, name: str) -> None:
-        """Delete. Raises NotFound (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE, naming the containers)."""
+    async def remove(self, name: str, *, besides: str = "") -> None:
+        """Delete; see VolumeDriver. Raises NotFound (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE)."""
         if self._md.volumes.get(name) is None:
             raise _missing(name)
-        users = self._md.volumes.users(name)
+        users = [user for user in self._md.volumes.users(name) if user != besides]
         if users:
             raise FailedPrecondition(
                 f"volume {name} is in use by {', '.join(user[:12] for user in users)}",

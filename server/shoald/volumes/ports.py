@@ -22,5 +22,6 @@ class VolumeDriver(Protocol):
     def list(self) -> Sequence[Volume]:
         """All volumes, by name."""
 
-    async def remove(self, name: str) -> None:
-        """Delete. Raises NotFound (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE, naming the containers)."""
+    async def remove(self, name: str, *, besides: str = "") -> None:
+        """Delete. A container `besides` that is being removed does not count as a user. Raises NotFound
+        (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE, naming the containers)."""
