@@ -20,10 +20,13 @@ import pytest
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
+from shoald.host.kernel import kernel_version
 from shoald.host.mounts import MountFlags, mount, unmount
+from shoald.host.seccomp import linux_seccomp, load_profile, tightened
 from shoald.model.container import MountKind, Resources
 from shoald.model.log import LogQuery
 from shoald.runtime import monitor
+from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
 from shoald.runtime.conmon import ConmonRuntime
 from shoald.runtime.log import read_log
 from shoald.runtime.mounts import HostMount
@@ -354,6 +357,22 @@ async def test_nobody_is_privileged_inside(real: Host) -> None:
     assert sorted(fields["Groups"].split()) == ["1001", "2000"]
     null = os.stat("/dev/null")
     assert (null.st_uid, null.st_gid, null.st_mode & 0o7777) == (0, 0, 0o666)
+
+
+async def test_system_calls_are_filtered(real: Host) -> None:
+    loaded = load_profile()
+    if loaded.document is None:
+        pytest.skip(loaded.warning)
+    filters = linux_seccomp(tightened(loaded.document), DEFAULT_CAPABILITIES, os.uname().machine, kernel_version())
+    script = (
+        "grep Seccomp: /proc/self/status; mount -t tmpfs x /tmp && echo mounted; busybox unshare -U true && echo own;"
+        "busybox chroot / true && echo chroot; busybox dmesg >/dev/null && echo log; true"
+    )
+    bundle = real.bundle(["sh", "-c", script])
+    bundle.config["linux"]["seccomp"] = filters
+    await real.launch(bundle)
+    assert (await real.exit(bundle.container_id)).exit_code == 0
+    assert (await real.output(bundle.container_id, stderr=False)).split() == ["Seccomp:", "2", "chroot"]
 
 
 async def test_ids_are_mapped_in_a_user_namespace(real: Host) -> None:

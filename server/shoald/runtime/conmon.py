@@ -27,6 +27,7 @@ from shoald.runtime.lost import MonitorWatch
 from shoald.runtime.messages import errors_in, runtime_error
 from shoald.runtime.monitor import Monitor, Report, end_monitor, kill_monitor, monitor_identity
 from shoald.runtime.ports import Bundle, Created, Exit, StdinWriter
+from shoald.runtime.precompiled import PrecompiledFilters
 from shoald.runtime.probe import OciRuntime
 from shoald.runtime.uncancelled import uncancelled
 from shoald.runtime.workdir import check_working_dir
@@ -57,6 +58,7 @@ class ConmonRuntime:
         self._monitor = Monitor(conmon, runtime.path, runtime.arguments, self._directory)
         self._stdin = StdinConnections(self._directory)
         self._monitors = MonitorWatch()
+        self._filters = PrecompiledFilters()
 
     @property
     def name(self) -> str:
@@ -102,7 +104,8 @@ class ConmonRuntime:
         if (self._directory.runtime_root / bundle.container_id).exists() or files.monitored() is not None:
             await self._discard(files)
         files.clear()
-        files.write_config(bundle.config)
+        takes_programs = self._runtime.name == "crun"
+        files.write_config(await self._filters.add_to(bundle.config) if takes_programs else bundle.config)
         try:
             try:
                 report = await self._monitor.create(bundle, files)
