@@ -18,8 +18,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # the reader of a pipe may be gone
             stream.flush()
-    # All that has to be closed is closed. Taking the interpreter apart would cost 10 ms, and would stumble over a thread
-    # that still waits for standard input.
+    # All that has to be closed is closed. Taking the interpreter apart would cost 10 ms, and would stumble over a
+    # thread that still waits for standard input.
     os._exit(code)
 
 

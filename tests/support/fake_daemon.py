@@ -73,6 +73,8 @@ class FakeDaemon:
     trouble: dict[str, ShoalError] = field(default_factory=dict)
     breaks: dict[str, int] = field(default_factory=dict)
     """How often a stream breaks off in its middle, by the method's name."""
+    slow: dict[str, float] = field(default_factory=dict)
+    """How many seconds a method takes before it does anything, by its name."""
     exit_code: int = 0
     hangs: bool = False
     hangs_after_output: bool = False
@@ -108,6 +110,8 @@ class FakeDaemon:
         self.asked.append((method, request))
         if self.hangs:
             self.released.wait(60)
+        if method in self.slow:
+            self.released.wait(self.slow[method])
         if method in self.trouble:
             refuse(context, self.trouble[method])
 

@@ -473,6 +473,28 @@ def test_ctrl_c_cancels_a_pull_on_every_host(config: Path, h1: FakeDaemon, h2: F
         assert host.requests("Cancel")[0].request_id == host.requests("Pull")[0].request_id
 
 
+def test_ctrl_c_while_a_container_starts_leaves_none(config: Path, h1: FakeDaemon) -> None:
+    h1.slow["Run"] = 1.0
+    with process(config, "run", "-d", "--name", "n", "busybox") as shoal:
+        until(lambda: h1.requests("Run"))
+        shoal.send_signal(signal.SIGINT)
+        out, _ = shoal.communicate(timeout=30)
+    assert (shoal.returncode, out) == (130, b"")
+    assert len({request.request_id for request in h1.requests("Run")}) == 1
+    assert [request.force for request in h1.requests("Remove")] == [True]
+
+
+@pytest.mark.parametrize("arguments", [("logs", "-f", "web"), ("wait", "web")])
+def test_ctrl_c_ends_what_only_watches(arguments: tuple[str, ...], config: Path, h1: FakeDaemon) -> None:
+    h1.containers.append(container("web"))
+    h1.slow = {"Logs": 30.0, "Wait": 30.0}
+    with process(config, *arguments) as shoal:
+        until(lambda: h1.requests("Logs") or h1.requests("Wait"))
+        shoal.send_signal(signal.SIGINT)
+        _, err = shoal.communicate(timeout=30)
+    assert (shoal.returncode, err) == (130, b"")
+
+
 def test_a_reader_that_goes_away_is_no_disaster(config: Path, h1: FakeDaemon) -> None:
     h1.records = [record("x" * 1000 + "\n") for _ in range(300)]
     h1.containers.append(container("web"))

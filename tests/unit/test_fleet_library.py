@@ -142,3 +142,15 @@ async def test_a_stopping_daemon_is_waited_for(
         monkeypatch.setattr(host.link, "reconnect", reconnect)
         assert (await host.wait("web")).exit_code == 0
     assert reconnects == 1
+
+
+async def test_a_host_that_ends_every_call_is_given_up(
+    daemons: tuple[FakeDaemon, FakeDaemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoalctl.connect.link.RECONNECT_TIME", 0.5)
+    daemons[0].trouble["List"] = Unavailable("the daemon is shutting down", reason="SHUTTING_DOWN")
+    async with Fleet.load(["one"], config=tmp_path / "config.toml") as fleet:
+        (result,) = [result async for result in fleet.containers()]
+    assert isinstance(result.error, Unavailable)
+    assert "ends every call" in result.error.message
+    assert 2 <= len(daemons[0].requests("List")) < 10

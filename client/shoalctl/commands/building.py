@@ -65,11 +65,15 @@ class Building:
 
     def _report(self, results: list[HostResult[image_pb2.Image]], source: Source) -> int:
         marks = MarkedLines(self._fleet.names)
+        excerpts: list[list[str]] = []
         order = {name: at for at, name in enumerate(self._fleet.names)}
         for result in sorted(results, key=lambda result: order[result.host]):
             if result.error is not None:
-                for line in _excerpt(result.error, source):
-                    console.err(line)
+                lines = _excerpt(result.error, source)
+                if lines not in excerpts:  # hosts mostly stumble over the same line
+                    excerpts.append(lines)
+                    for line in lines:
+                        console.err(line)
                 show_error(result.error, result.host)
                 continue
             image = result.get()

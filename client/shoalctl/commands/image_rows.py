@@ -44,6 +44,14 @@ def image_rows(
     return rows[:1] if once else rows
 
 
+def familiar(name: str) -> str:
+    """A canonical name as people write it; anything else as it is."""
+    try:
+        return Reference.parse(name).familiar()
+    except InvalidArgument:
+        return name
+
+
 def _split(name: str) -> tuple[str, str]:
     try:
         reference = Reference.parse(name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.errors import InvalidArgument
-from shoal.reference import Reference
 from shoalctl.commands.container_rows import stamp
+from shoalctl.commands.image_rows import familiar
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2
@@ -18,8 +17,8 @@ def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict
     return {
         "Host": host,
         "Id": image.id,
-        "RepoTags": [_familiar(tag) for tag in image.tags],
-        "RepoDigests": [_familiar(digest) for digest in image.repo_digests],
+        "RepoTags": [familiar(tag) for tag in image.tags],
+        "RepoDigests": [familiar(digest) for digest in image.repo_digests],
         "Digest": image.manifest_digest,
         "Created": stamp(image.created_at),
         "Author": answer.author,
@@ -49,10 +48,3 @@ def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict
             for step in answer.history
         ],
     }
-
-
-def _familiar(name: str) -> str:
-    try:
-        return Reference.parse(name).familiar()
-    except InvalidArgument:
-        return name

@@ -27,6 +27,7 @@ def rmi(
 async def _rmi(invocation: Invocation, images: list[str], *, force: bool) -> int:
     from shoal.errors import NotFound
     from shoalctl.commands.batch import batch
+    from shoalctl.commands.image_rows import familiar
     from shoalctl.fleet.host import HostClient
 
     async def work(host: HostClient, name: str) -> list[str]:
@@ -36,6 +37,7 @@ async def _rmi(invocation: Invocation, images: list[str], *, force: bool) -> int
             if not force:
                 raise
             return []
-        return [*(f"Untagged: {tag}" for tag in removed.untagged), *(f"Deleted: {image}" for image in removed.deleted)]
+        names = [f"Untagged: {familiar(name)}" for name in removed.untagged]
+        return [*names, *(f"Deleted: {image}" for image in removed.deleted)]
 
     return await batch(invocation, images, work)

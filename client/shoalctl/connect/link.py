@@ -15,7 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import grpc.aio
 
-from shoal.errors import FailedPrecondition, ShoalError
+from shoal.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.pki.keypair import KeyPair, read_pem
 from shoalctl.connect.diagnosis import Credentials, diagnose
 from shoalctl.connect.failure import LinkLost, translated
@@ -27,6 +27,7 @@ CALL_TIMEOUT = 30.0
 """Seconds for a call that answers at once."""
 RECONNECT_TIME = 60.0
 """Seconds to try to get a lost link back."""
+_BACKOFF, _MAX_BACKOFF = 0.1, 3.0  # s
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -57,6 +58,8 @@ class Link:
         self._credentials: Credentials | None = None
         self._connected = False
         self._connecting = asyncio.Lock()
+        self._lost_since: float | None = None
+        self._losses = 0
 
     def warm(self) -> None:
         """Begin to connect, without waiting: what is imported and prepared meanwhile costs no time then.
@@ -78,10 +81,29 @@ class Link:
             return channel
 
     async def reconnect(self) -> None:
-        """Wait until a lost link works again. Raises the diagnosis when it does not within RECONNECT_TIME."""
+        """Wait until a lost link works again, a little longer each time that it is lost without an answer in between.
+
+        Raises the diagnosis when it does not within RECONNECT_TIME, or Unavailable (reason HOST_UNREACHABLE) when it
+        connects but no call gets through for as long.
+        """
         channel = await self.channel()
+        now = time.monotonic()
+        self._lost_since = self._lost_since or now
+        if now - self._lost_since > RECONNECT_TIME:
+            raise Unavailable(
+                f"{self.host.address} takes connections but ends every call",
+                reason="HOST_UNREACHABLE",
+                hint="see the daemon's log there",
+            )
+        await asyncio.sleep(min(_BACKOFF * 2**self._losses, _MAX_BACKOFF) if self._losses else 0)
+        self._losses += 1
         async with self._connecting:
             await self._connect(channel, patient=True, limit=RECONNECT_TIME)
+
+    def answered(self) -> None:
+        """A call got an answer: the link is as good as new. Whoever makes calls of its own on the channel says so."""
+        self._lost_since = None
+        self._losses = 0
 
     async def close(self) -> None:
         """Close the channel; calls in flight end with Cancelled."""
@@ -103,11 +125,14 @@ class Link:
         while True:
             channel = await self.channel()
             try:
-                return await method(channel)(request, timeout=timeout)
+                answer = await method(channel)(request, timeout=timeout)
             except grpc.aio.AioRpcError as error:
                 failure = translated(error, timeout)
                 if not (repeat and isinstance(failure, LinkLost) and time.monotonic() < until):
                     raise failure from error
+            else:
+                self.answered()
+                return answer
             await self.reconnect()
 
     async def stream(
@@ -118,6 +143,7 @@ class Link:
         call = method(channel)(request, timeout=timeout)
         try:
             async for message in call:
+                self.answered()
                 yield message
         except grpc.aio.AioRpcError as error:
             raise translated(error, timeout) from error

@@ -77,6 +77,7 @@ class Attachment:
                 await call.write(self._resize())
             writer = asyncio.create_task(self._write(call))
             async for message in call:
+                self._host.link.answered()
                 if message.HasField("output"):
                     for record in message.output.records:
                         yield record

@@ -75,6 +75,7 @@ class Build:
         writer = asyncio.create_task(self._write(call))
         try:
             async for message in call:
+                self._host.link.answered()
                 yield message
         except grpc.aio.AioRpcError as error:
             raise await verdict(call) from error

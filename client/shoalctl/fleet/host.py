@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from shoalctl.connect.failure import LinkLost
-from shoalctl.connect.link import Link
+from shoalctl.connect.link import CALL_TIMEOUT, Link
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2, image_pb2, system_pb2, types_pb2, volume_pb2
@@ -235,7 +235,7 @@ class HostClient:
         """All items of a read-only stream; a lost link starts it again."""
         while True:
             try:
-                return [getattr(item, field) async for item in self.link.stream(method, request, timeout=60)]
+                return [getattr(item, field) async for item in self.link.stream(method, request, timeout=CALL_TIMEOUT)]
             except LinkLost:
                 await self.link.reconnect()
 

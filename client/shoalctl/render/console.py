@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from functools import cache
 from typing import TextIO
 
 _RESET = "\x1b[0m"
@@ -13,7 +14,9 @@ _HOSTS = ("\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[35m", "\x1b[34m", "\x1b[96m"
 
 
 def out(text: str, end: str = "\n") -> None:
-    """Write a line to standard output."""
+    """Write a line to standard output; on a terminal without control characters."""
+    if is_terminal() and not text.isprintable():
+        text = "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
     _write(sys.stdout, text + end)
 
 
@@ -47,7 +50,9 @@ def flush_error() -> None:
 def is_terminal(*, error: bool = False) -> bool:
     """Whether standard output (or error) is a terminal that takes ANSI codes."""
     stream = sys.stderr if error else sys.stdout
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    return os.name != "nt" or _ansi_on_windows(error)
 
 
 def colours(*, error: bool = False) -> bool:
@@ -78,6 +83,17 @@ def height() -> int:
 def printable(text: str) -> str:
     """The text without control characters (a name or message from a host can't drive the terminal)."""
     return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+@cache
+def _ansi_on_windows(error: bool) -> bool:
+    """Ask the console for ANSI sequences; whether it knows them."""
+    import ctypes
+
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009 - absent elsewhere, also for the type checker
+    handle = kernel.GetStdHandle(-12 if error else -11)
+    mode = ctypes.c_uint32()
+    return bool(kernel.GetConsoleMode(handle, ctypes.byref(mode)) and kernel.SetConsoleMode(handle, mode.value | 4))
 
 
 def _write(stream: TextIO, text: str) -> None:
