@@ -127,10 +127,11 @@ async def _kernel(config: Config) -> list[Finding]:
     findings = []
     for probe in await kernel.probe_all(_existing(config.root), profile):
         vital, remedy = _KERNEL.get(probe.name, (False, ""))
-        if probe.ok:
+        if probe.name == "seccomp" and wanted == "unconfined":
+            consequence, undo = "containers may use every system call", "remove runtime.seccomp_profile"
+            findings.append(Finding(probe.name, Status.WARN, "off in the configuration", consequence, undo))
+        elif probe.ok:
             findings.append(Finding(probe.name, Status.OK, probe.value))
-        elif probe.name == "seccomp" and wanted == "unconfined":
-            findings.append(Finding(probe.name, Status.WARN, "off in the configuration", probe.consequence))
         else:
             status = Status.FAIL if vital else Status.WARN
             findings.append(Finding(probe.name, status, probe.value, probe.consequence, remedy))

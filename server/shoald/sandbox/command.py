@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from shoald.sandbox.plan import PARENT, PlannedHost, base_config, check_request,
 from shoald.sandbox.processes import StartedDaemon
 from shoald.sandbox.state import Sandbox
 from shoald.sandbox.teardown import take_down
+
+_LOOK_AGAIN_S = 0.5
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,11 +89,20 @@ async def _make(directory: Path, group: str, count: int, client_config: Path) ->
     hosts = plan(base_config(os.environ), directory, group, slot, ports)
     admin = _certify(directory, hosts)
     daemons = [await processes.start(host) for host in hosts]
-    async with asyncio.TaskGroup() as group_of_tasks:
-        for daemon in daemons:
-            group_of_tasks.create_task(processes.wait_ready(daemon, admin))
+    await _all([processes.wait_ready(daemon, admin) for daemon in daemons])
     enrol.enrol(client_config, group, directory, hosts)
     return daemons
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; the first that fails ends the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _certify(directory: Path, hosts: Sequence[PlannedHost]) -> dict[str, bytes]:
@@ -151,11 +162,11 @@ async def _until_stopped(stopping: asyncio.Future[None], daemons: Sequence[Start
         await asyncio.wait([stopping, *(each.ended for each in running)], return_when=asyncio.FIRST_COMPLETED)
         for daemon in [each for each in running if each.ended.done()]:
             running.remove(daemon)
-            if not stopping.done() and state.load(directory) is not None and daemon.host.config_file.exists():
+            if not stopping.done() and not state.busy(directory):
                 print(f"{daemon.host.name}: the daemon ended; start it again with", flush=True)
                 print(f"  shoald serve --config {daemon.host.config_file}", flush=True)
-    if not stopping.done() and state.load(directory) is not None:
-        await stopping
+    while not stopping.done() and state.load(directory) is not None:
+        await asyncio.wait([stopping], timeout=_LOOK_AGAIN_S)
     for daemon in daemons:
         daemon.close()
 

@@ -95,7 +95,8 @@ def _write(file: Path, document: tomlkit.TOMLDocument) -> None:
     real = Path(os.path.realpath(file))
     real.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = real.stat().st_mode & 0o777 if real.exists() else 0o600
-    atomic_write(real, tomlkit.dumps(document).encode(), mode)
+    text = tomlkit.dumps(document).strip("\n")  # an entry that went leaves the empty line before it
+    atomic_write(real, f"{text}\n".encode() if text else b"", mode)
 
 
 def _table(document: tomlkit.TOMLDocument, key: str, *, is_super_table: bool = False) -> Any:

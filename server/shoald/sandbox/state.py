@@ -74,6 +74,21 @@ def exclusive(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def busy(directory: Path) -> bool:
+    """Whether somebody makes or takes down the sandbox of a directory just now, or it is gone."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def take_slot(directory: Path) -> int:
     """Reserve a slot: numbers that no other sandbox of this machine uses. Raises ResourceExhausted (NO_FREE_SLOT)."""
     routes = parse_routes(Path("/proc/net/route").read_text())
