@@ -20,6 +20,7 @@ from backports import zstd
 
 from shoal.digest import Digest
 from shoal.errors import InvalidArgument, ResourceExhausted
+from shoald.host import mounts
 from shoald.images.assemble import BuiltLayer
 from shoald.images.unpacker import UnpackLimits, unpacking
 from shoald.oci.config import ImageConfig, RootFS
@@ -364,6 +365,23 @@ async def test_pack_layer_and_assemble(host: ImageHost) -> None:
             assert tree(other.fs(pulled.chain_id))["file"][1:3] == (33, 33)
     with pytest.raises(InvalidArgument):
         await host.assembler.create_image(config, [], [])
+
+
+async def test_pack_on_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounts.mount("shoal-test", disk, "tmpfs", data="size=8m,mode=0755")
+    try:
+        async with image_host(disk / "root") as host:
+            snapshot = await host.snapshots.create_layer(None)
+            (host.snapshots.fs_path(snapshot.id) / "f").write_bytes(os.urandom(5 << 20))
+            with pytest.raises(ResourceExhausted) as caught:
+                await host.layers.pack_layer(snapshot)
+            assert caught.value.reason == "DISK_FULL"
+            assert (host.left()["blobs"], host.left()["partials"]) == ([], [])
+            assert os.listdir(disk / "root/tmp") == []
+    finally:
+        mounts.unmount_tree(disk, detach=True)
 
 
 async def test_context_in_chunks(host: ImageHost, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, FailedPrecondition, Internal, InvalidArgument, NotFound, ResourceExhausted
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.gc import collect
 from shoald.host import mounts
 from shoald.model.image import Image
 from shoald.oci.config import ContainerDefaults, ImageConfig, RootFS
@@ -25,6 +26,7 @@ from shoald.oci.manifest import Descriptor, Manifest, encode
 from shoald.oci.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from shoald.registry.client import RegistryClient
 from tests.support.docker_registry import DockerRegistry, docker_registry
+from tests.support.evil_tars import evil_tars
 from tests.support.image_host import ImageHost, Records, image_host
 from tests.support.images import push_image
 from tests.support.layers import Dir, File, Layer, Symlink, make_tar
@@ -359,6 +361,28 @@ async def test_opaque_root(registry: DockerRegistry, host: ImageHost) -> None:
         layers=[{"gone": "x", "dir/gone": "x"}, {"dir/new": "x", ".wh..wh..opq": "", "file": "x"}],
     )
     assert set(await _visible(host, await host.store.pull(pushed.reference))) == {".", "dir", "dir/new", "file"}
+
+
+async def test_evil_layers(registry: DockerRegistry, host: ImageHost, tmp_path: Path) -> None:
+    """The corpus by way of a pull: refused ones leave nothing behind, and the host never changes."""
+    canary = tmp_path / "canary"
+    (canary / "dir").mkdir(parents=True)
+    (canary / "file").write_text("sings")
+    before, at_start = tree(canary), host.left()
+    for evil in evil_tars(canary):
+        name = f"evil/{evil.name.replace('_', '-')}:1"
+        pushed = await push_image(registry.address, name, layers=[evil.data])
+        if evil.layer == "refused":
+            with pytest.raises(InvalidArgument) as caught:
+                await host.store.pull(pushed.reference)
+            assert caught.value.reason in ("BAD_LAYER", "PATH_ESCAPE"), evil.name
+        else:
+            image = await host.store.pull(pushed.reference)
+            await host.store.remove_image(image.id)
+            await collect(host.md, host.content, host.snapshots)
+        assert tree(canary) == before, evil.name
+    await collect(host.md, host.content, host.snapshots)
+    assert host.left() == at_start
 
 
 # Push

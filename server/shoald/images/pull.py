@@ -74,9 +74,8 @@ class Puller:
             with self._md.leases.lease("pull") as lease:
                 for digest in digests:
                     self._md.leases.hold(lease, HoldKind.BLOB, digest)
-                await self._content.put(found.manifest_body, Digest.parse(found.manifest_descriptor.digest))
-                await self._content.put(found.config_body, Digest.parse(found.manifest.config.digest))
-                return await self._layers(found, lease, credentials, emit)
+                await all_of([self._documents(found), self._layers(found, lease, credentials, emit)])
+                return self._record(found)
         except ShoalError as error:
             if error.reason in ("DISK_FULL", "QUOTA_EXCEEDED"):
                 await to_end(self._give_back(digests))
@@ -105,7 +104,12 @@ class Puller:
         _check_config(ref, document, config, platform)
         return Found(ref, resolved.descriptor.digest, document, descriptor, body, config, config_body)
 
-    async def _layers(self, found: Found, lease: str, credentials: Credentials | None, emit: Emit) -> Image:
+    async def _documents(self, found: Found) -> None:
+        await self._content.put(found.manifest_body, Digest.parse(found.manifest_descriptor.digest))
+        await self._content.put(found.config_body, Digest.parse(found.manifest.config.digest))
+
+    async def _layers(self, found: Found, lease: str, credentials: Credentials | None, emit: Emit) -> None:
+        """Bring all layers here, committed and held by the lease."""
         chains = found.config.chain_ids()
         layers = found.manifest.layers
         missing = self._first_missing(chains, lease)
@@ -119,10 +123,8 @@ class Puller:
             staged = await all_of([flight.result(emit) for flight in flights])
             async with self._committing:
                 await to_end(self._commit(chains, missing, staged, lease))
-            image = self._record(found, chains)
-            for descriptor in layers[missing:]:
-                Meter(descriptor.digest, descriptor.size, emit).finished()
-            return image
+        for descriptor in layers[missing:]:
+            Meter(descriptor.digest, descriptor.size, emit).finished()
 
     def _first_missing(self, chains: Sequence[str], lease: str) -> int:
         """How many layers are here already, from the lowest on; the lease holds them from now on."""
@@ -178,8 +180,9 @@ class Puller:
     def _below(self, snapshot: Snapshot) -> Below:
         return Below(self._snapshots.fs_path(snapshot.id), snapshot.uid_base)
 
-    def _record(self, found: Found, chains: Sequence[str]) -> Image:
+    def _record(self, found: Found) -> Image:
         """The image's row, its names and its blobs, in one transaction."""
+        chains = found.config.chain_ids()
         layers = found.manifest.layers
         top = self._md.snapshots.by_chain(chains[-1]) if chains else None
         image_id = found.manifest.config.digest
