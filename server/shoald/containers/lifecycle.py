@@ -153,6 +153,7 @@ class Lifecycle:
             pid=0,
             ip_address="",
             ports=(),
+            remove_volumes=decision.next is Next.REMOVE,
         )
         self.watch.ended(container.id, ended.exit_code, ended.oom_killed)
         self.watch.changed(container.id)  # who follows the output need not wait for the clean-up

@@ -59,7 +59,7 @@ async def _recover_one(md: Metadata, life: Lifecycle, container: Container) -> N
         case ContainerState.CREATING:
             await to_end(life.remove(container, volumes=True, quiet=True))
         case ContainerState.REMOVING | ContainerState.DEAD:
-            await to_end(life.remove(container, volumes=container.spec.auto_remove))
+            await to_end(life.remove(container, volumes=container.remove_volumes))
         case ContainerState.RUNNING:
             await _recover_running(life, container)
         case _:

@@ -33,7 +33,7 @@ class StepProcess:
 
 
 async def run_step(launcher: Launcher, step: StepProcess, output: Output) -> int:
-    """Run it to its end and return the exit code. Nothing is left but what it wrote into its layer, cancelled or not."""
+    """Run it to its end and return the exit code. Cancelled or not, only what it wrote into its layer is left."""
     container = _record(step)
     ended = launcher.expect_step(container.id)
     try:

@@ -264,7 +264,9 @@ class Supervisor:
                         reason="CONTAINER_RUNNING",
                         hint="stop it first, or force the removal (rm -f)",
                     )
-                container = self._md.containers.update(container_id, state=ContainerState.REMOVING)
+                container = self._md.containers.update(
+                    container_id, state=ContainerState.REMOVING, remove_volumes=volumes
+                )
                 await to_end(self._life.remove(container, volumes=volumes))
                 return
 

@@ -162,3 +162,5 @@ class Container(Struct, frozen=True):
     restart_count: int = 0
     stopped_by_user: bool = False
     """The restart policy does not apply until the next start."""
+    remove_volumes: bool = False
+    """Of one that is being removed: its anonymous volumes go with it."""
