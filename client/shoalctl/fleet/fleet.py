@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 Results = AsyncGenerator[HostResult[T], None]
 HostProgress = Callable[[str, "types_pb2.Progress"], None]
+HostEvents = Callable[[str, "image_pb2.BuildEvent"], None]
 
 
 class Fleet:
@@ -91,8 +93,8 @@ class Fleet:
         """Any stream of all hosts at once: items as they come, and a last result with the error where one fails."""
         return fanout.merged(self._chosen(hosts), work)
 
-    def ping(self, hosts: Sequence[str] | None = None) -> Results[object]:
-        """Whether the hosts answer."""
+    def ping(self, hosts: Sequence[str] | None = None) -> Results[datetime]:
+        """Whether the hosts answer: their time, in UTC."""
         return self.each(lambda host: host.ping(), hosts)
 
     def info(self, hosts: Sequence[str] | None = None) -> Results[system_pb2.SystemServiceInfoResponse]:
@@ -176,6 +178,70 @@ class Fleet:
     ) -> Results[list[image_pb2.Image]]:
         """The images of all hosts, newest first."""
         return self.each(lambda host: host.images(request), hosts)
+
+    def build(
+        self,
+        directory: Path,
+        *,
+        dockerfile: Path | None = None,
+        tags: Sequence[str] = (),
+        build_args: Mapping[str, str] | None = None,
+        target: str = "",
+        no_cache: bool = False,
+        credentials: types_pb2.RegistryCredentials | None = None,
+        hosts: Sequence[str] | None = None,
+        report: HostEvents | None = None,
+    ) -> Results[image_pb2.Image]:
+        """Build an image of a directory on all hosts; `report` is called with the host's name and each event.
+
+        Raises InvalidArgument when the directory or the Dockerfile can't be read.
+        """
+        from shoal.v1 import image_pb2
+        from shoalctl.flags.dockerfile import from_directory
+        from shoalctl.fleet.building import Build
+        from shoalctl.fleet.context import BuildContext
+
+        source = from_directory(str(directory), str(dockerfile or ""))
+        context = BuildContext.at(directory, source.path)
+        start = image_pb2.ImageServiceBuildRequest.Start(
+            request_id=new_request_id(),
+            dockerfile=source.text,
+            dockerfile_name=source.name,
+            tags=tags,
+            build_args=build_args,
+            target=target,
+            no_cache=no_cache,
+            credentials=credentials,
+        )
+
+        async def one(host: HostClient) -> image_pb2.Image:
+            build = Build(host, start, context.chunks)
+            async for event in build.events():
+                if report is not None:
+                    report(host.name, event)
+            return build.result()
+
+        return self.each(one, hosts)
+
+    def start(self, name: str, *, hosts: Sequence[str] | None = None) -> Results[container_pb2.Container]:
+        """Start a stopped container."""
+        return self.each(lambda host: host.start(name), hosts)
+
+    def stop(
+        self, name: str, *, timeout: timedelta | None = None, hosts: Sequence[str] | None = None
+    ) -> Results[container_pb2.Container]:
+        """Stop a container: its signal, `timeout` (None: its own), kill."""
+        return self.each(lambda host: host.stop(name, timeout=timeout), hosts)
+
+    def wait(
+        self, name: str, *, hosts: Sequence[str] | None = None
+    ) -> Results[container_pb2.ContainerServiceWaitResponse]:
+        """Wait until a container does not run; its exit code."""
+        return self.each(lambda host: host.wait(name), hosts)
+
+    def remove(self, name: str, *, force: bool = False, hosts: Sequence[str] | None = None) -> Results[str]:
+        """Remove a container; its id."""
+        return self.each(lambda host: host.remove(name, force=force), hosts)
 
     def logs(
         self, request: container_pb2.ContainerServiceLogsRequest, *, hosts: Sequence[str] | None = None

@@ -154,3 +154,16 @@ async def test_a_host_that_ends_every_call_is_given_up(
     assert isinstance(result.error, Unavailable)
     assert "ends every call" in result.error.message
     assert 2 <= len(daemons[0].requests("List")) < 10
+
+
+async def test_a_script_builds_and_stops(daemons: tuple[FakeDaemon, FakeDaemon], tmp_path: Path) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text("FROM scratch\n")
+    daemons[0].containers.append(container("web"))
+    async with Fleet.load(["one"], config=tmp_path / "config.toml") as fleet:
+        built = [result.get().id async for result in fleet.build(tmp_path / "context", tags=["a:1"])]
+        assert built == ["sha256:" + "1" * 64]
+        assert [result.get().name async for result in fleet.stop("web")] == ["web"]
+        assert [result.get().exit_code async for result in fleet.wait("web")] == [0]
+        assert [result.get() async for result in fleet.remove("web", force=True)] == ["a" * 64]
+    assert list(daemons[0].requests("Build")[0].start.tags) == ["a:1"]
