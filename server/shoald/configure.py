@@ -16,7 +16,7 @@ from shoald.host.seccomp import DEFAULT_PROFILE, linux_seccomp, load_profile, ti
 from shoald.model.container import Resources
 from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
 from shoald.runtime.masked import thermal_paths
-from shoald.runtime.mounts import ContainerFiles, HostMount
+from shoald.runtime.mounts import RECURSIVE_READ_ONLY_KERNEL, ContainerFiles, HostMount
 from shoald.runtime.resources import HostLimits, unenforced
 from shoald.runtime.spec import SpecInput, runtime_config
 
@@ -55,6 +55,7 @@ class SpecMaker:
         self._init_path = init_path
         self._limits = _limits(host)
         self._masked = thermal_paths()
+        self._recursive_read_only = kernel_version() >= RECURSIVE_READ_ONLY_KERNEL
 
     def configure(self, prepared: Prepared) -> dict[str, Any]:
         """The configuration. Raises InvalidArgument, FailedPrecondition (NO_INIT)."""
@@ -91,6 +92,7 @@ class SpecMaker:
                 init_path=self._init_path,
                 limits=self._limits,
                 masked_paths=self._masked,
+                recursive_read_only=self._recursive_read_only,
             )
         )
 

@@ -143,6 +143,12 @@ def test_mounts_are_checked() -> None:
         merge([], twice)
 
 
+def test_read_only_on_an_older_kernel() -> None:
+    case = {**CASES["mounts"], "recursive_read_only": False}
+    options = {mount["destination"]: mount["options"] for mount in _config(case)["mounts"]}
+    assert options["/data/deep/er"] == ["rbind", "rprivate", "ro"]
+
+
 def test_no_command_is_refused() -> None:
     with pytest.raises(InvalidArgument) as caught:
         _config({"record": {"args": []}})

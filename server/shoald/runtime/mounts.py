@@ -16,8 +16,8 @@ INIT_TARGET = "/dev/init"
 
 SHM_SIZE = 64 << 20
 
-READ_ONLY = ("ro", "rro")
-"""Options of a read-only bind mount: with what is mounted below its source (`rro`: mount_setattr, Linux 5.12)."""
+RECURSIVE_READ_ONLY_KERNEL = (5, 12)
+"""The first Linux whose mount_setattr makes a bind mount read-only with all that is mounted below its source."""
 
 
 class HostMount(Struct, frozen=True):
@@ -41,12 +41,12 @@ class ContainerFiles(Struct, frozen=True):
     hosts: str = ""
 
 
-def kernel_mounts(*, user_namespace: bool, host_network: bool) -> list[dict[str, Any]]:
-    """/proc, /dev, /sys and what is below them, as Docker mounts them."""
+def kernel_mounts(*, user_namespace: bool, host_network: bool, recursive: bool = False) -> list[dict[str, Any]]:
+    """/proc, /dev, /sys and what is below them, as Docker mounts them. `recursive`: see `read_only`."""
     hardened = ["nosuid", "noexec", "nodev"]
     if user_namespace and host_network:
         # sysfs shows a network namespace, and the kernel mounts it only for the user namespace that owns that one.
-        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, *READ_ONLY])
+        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, *read_only(recursive)])
     else:
         sysfs = _mount("/sys", "sysfs", "sysfs", [*hardened, "ro"])
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
@@ -74,8 +74,13 @@ def file_mounts(files: ContainerFiles, *, init_path: str) -> list[dict[str, Any]
     return mounts
 
 
-def user_mount(mount: HostMount) -> dict[str, Any]:
-    """One mount of the user's. Raises InvalidArgument (INVALID_MOUNT)."""
+def read_only(recursive: bool) -> tuple[str, ...]:
+    """Options of a read-only bind mount; `recursive` (see RECURSIVE_READ_ONLY_KERNEL): down to its leaves."""
+    return ("ro", "rro") if recursive else ("ro",)
+
+
+def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
+    """One mount of the user's; `recursive`: see `read_only`. Raises InvalidArgument (INVALID_MOUNT)."""
     target = mount_target(mount.target)
     if mount.kind is MountKind.TMPFS:
         options = ["nosuid", "noexec", "nodev", f"mode={mount.tmpfs_mode or 0o1777:o}"]
@@ -87,7 +92,10 @@ def user_mount(mount: HostMount) -> dict[str, Any]:
     if mount.propagation not in ("rprivate", "rslave"):
         raise InvalidArgument(f"mount propagation {mount.propagation!r} is not allowed", reason="INVALID_MOUNT")
     return _mount(
-        target, "bind", mount.source, ["rbind", mount.propagation, *(READ_ONLY if mount.read_only else ["rw"])]
+        target,
+        "bind",
+        mount.source,
+        ["rbind", mount.propagation, *(read_only(recursive) if mount.read_only else ["rw"])],
     )
 
 

@@ -58,6 +58,8 @@ class SpecInput(Struct, frozen=True, kw_only=True):
     init_path: str = ""
     """Host path of the init program, needed when the container asks for one."""
     limits: HostLimits = HostLimits()
+    recursive_read_only: bool = True
+    """The kernel is at least RECURSIVE_READ_ONLY_KERNEL."""
     masked_paths: Sequence[str] = ()
     """What to mask on this host besides `MASKED_PATHS` (see `thermal_paths`)."""
 
@@ -67,9 +69,10 @@ def runtime_config(given: SpecInput) -> dict[str, Any]:
     spec = given.container.spec
     user_namespace = given.container.userns_base > 0
     host_network = spec.network == "host"
+    recursive = given.recursive_read_only
     init_path = given.init_path if spec.init else ""
     defaults = [
-        *kernel_mounts(user_namespace=user_namespace, host_network=host_network),
+        *kernel_mounts(user_namespace=user_namespace, host_network=host_network, recursive=recursive),
         *file_mounts(given.files, init_path=init_path),
     ]
     return {
@@ -77,7 +80,7 @@ def runtime_config(given: SpecInput) -> dict[str, Any]:
         "process": _process(given),
         "root": {"path": given.rootfs, "readonly": spec.read_only},
         "hostname": given.container.hostname,
-        "mounts": merge(defaults, [user_mount(mount) for mount in given.mounts]),
+        "mounts": merge(defaults, [user_mount(mount, recursive=recursive) for mount in given.mounts]),
         "linux": _linux(given, user_namespace=user_namespace, host_network=host_network),
     }
 
