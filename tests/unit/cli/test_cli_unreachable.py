@@ -6,6 +6,8 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
+
 from shoal import pki
 from tests.support.cli import Shoal
 from tests.support.fake_daemon import Certificates, FakeDaemon

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from shoal.v1 import system_pb2, volume_pb2
 from tests.support.cli import Shoal
 from tests.support.fake_daemon import Certificates, FakeDaemon, at, container, record
