@@ -1,7 +1,7 @@
 """The daemon's configuration: a TOML file, overridden by SHOALD_* variables, overridden by flags.
 
 Every key has a default; an unknown key is an error. The variable of `network.bridge` is SHOALD_NETWORK_BRIDGE; commas
-separate the items of lists there. Errors are InvalidArgument (INVALID_CONFIG) with metadata "key" and, if known, "line".
+separate the items of lists there. Errors are InvalidArgument (INVALID_CONFIG) with metadata "key" and perhaps "line".
 """
 
 from __future__ import annotations

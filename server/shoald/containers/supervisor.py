@@ -47,11 +47,14 @@ SETTLED = (ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD)
 
 
 class UsernsRange(Protocol):
-    """Where the ids of containers' user namespaces come from."""
+    """Where the ids of containers' user namespaces come from: `slots` ranges of `size` ids from `base` on."""
 
-    base: int
-    size: int
-    slots: int
+    @property
+    def base(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
 
 
 class Supervisor:
