@@ -2,7 +2,8 @@
 
     assert not disagreements(settings, md)
 
-reads the database, the run directory, mounts, monitors, cgroups, interfaces and nft elements, and names every difference.
+reads the database, the run directory, mounts, monitors, cgroups, interfaces and nft elements, and names every
+difference.
 """
 
 from __future__ import annotations
