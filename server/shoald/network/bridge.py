@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
-import socket
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +14,21 @@ import structlog
 
 from shoal.errors import InvalidArgument, NotFound, ShoalError
 from shoald.host import links, nft
+from shoald.host.blocking import in_thread, to_end
 from shoald.host.netlink import NetlinkSocket, open_netns
 from shoald.metadata.store import Metadata
 from shoald.model.container import PortMapping
+from shoald.network import conntrack, forwarding
+from shoald.network.notifications import changes
 from shoald.network.ports import Endpoint
-from shoald.network.reservations import Reservations, check_host_ip
-from shoald.network.rules import Published, close_script, open_script, table_script
+from shoald.network.reservations import Reservations, check_host_ip, check_protocol
+from shoald.network.resolv import container_resolv_conf, host_resolv_conf
+from shoald.network.rules import CHAINS, RULES, Published, close_script, open_script, table_script
 
 log = structlog.get_logger(__name__)
 
-FALLBACK_DNS = ("8.8.8.8", "8.8.4.4")
-"""As Docker: when the host knows only resolvers on its own loopback, which a container can't reach."""
-_NETLINK_NETFILTER, _NFNLGRP_NFTABLES = 12, 7
-_NFT_DELETIONS = {(10 << 8) | 2, (10 << 8) | 5, (10 << 8) | 8, (10 << 8) | 14}
-"""NFT_MSG_DELTABLE, DELCHAIN, DELRULE and DELSETELEM in the subsystem nftables (linux/netfilter/nf_tables.h)."""
+REPAIR_TRIES = 5
+"""Another program's transaction can be in the way of ours."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class BridgeNetwork:
         self._index = 0
         self._mtu = settings.mtu or 1500
         self._open: set[str] = set()
-        self._unwiring: set[asyncio.Task[None]] = set()
+        self._unwiring: dict[str, asyncio.Task[None]] = {}
 
     @property
     def gateway(self) -> ipaddress.IPv4Address:
@@ -66,11 +65,13 @@ class BridgeNetwork:
 
     async def setup(self) -> None:
         """See NetworkDriver.setup."""
-        await asyncio.to_thread(self._setup_links)
+        await in_thread(self._setup_links)
         for owner, ports in self._md.ports.all().items():
             self._reservations.take_up(owner, ports)
             self._open.add(owner)
-        await self._write_table()
+        async with self._rules:
+            await self._write_table()
+        await forwarding.admit(self._settings.bridge)
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_rules(), name="nft-watch")
 
@@ -114,48 +115,57 @@ class BridgeNetwork:
         ]
 
     async def _write_table(self) -> None:
-        async with self._rules:
-            published = [p for owner in sorted(self._open) for p in self._published(owner)]
-            settings = self._settings
-            await nft.apply(table_script(settings.nft_table, settings.bridge, str(settings.subnet), published))
+        """Replace the table by what should be there. Holds: the lock of the rules."""
+        published = [p for owner in sorted(self._open) for p in self._published(owner)]
+        settings = self._settings
+        await nft.apply(table_script(settings.nft_table, settings.bridge, str(settings.subnet), published))
+
+    async def _change(self, script: str) -> None:
+        """Apply a small change, or replace the whole table where it does not fit (somebody flushed it a moment ago).
+        Holds: the lock of the rules."""
+        try:
+            await nft.apply(script)
+        except ShoalError:
+            await self._write_table()
 
     async def _watch_rules(self) -> None:
         """Rules that somebody else flushed come back within moments: published ports are ours to keep."""
-        with _nft_notifications() as notifications:
-            loop = asyncio.get_running_loop()
-            while True:
-                data = await loop.sock_recv(notifications, 1 << 18)
-                if not _deletes(data):
-                    continue
-                await asyncio.sleep(0.05)  # let the other's transaction and its like finish
-                with contextlib.suppress(BlockingIOError):
-                    while notifications.recv(1 << 18):
-                        pass
+        async for _ in changes():
+            for attempt in range(REPAIR_TRIES):
                 try:
                     await self._repair()
+                    break
                 except ShoalError as error:
-                    log.error("nft_repair_failed", error=str(error))
+                    log.error("nft_repair_failed", error=str(error), attempt=attempt)
+                    await asyncio.sleep(0.1 * 2**attempt)
 
     async def _repair(self) -> None:
         async with self._rules:
-            found = await nft.list_table("ip", self._settings.nft_table)
-        chains = {o["chain"]["name"] for o in found or [] if "chain" in o}
-        rules = sum("rule" in o for o in found or [])
-        elements = sum(len(o["map"].get("elem", [])) for o in found or [] if "map" in o)
-        wanted = sum(len(self._published(owner)) for owner in self._open)
-        if chains >= {"raw", "prerouting", "output", "postrouting", "forward"} and rules >= 13 and elements >= wanted:
-            return
-        log.warning("nft_rules_restored", table=self._settings.nft_table)
-        await self._write_table()
+            found = await nft.list_table("ip", self._settings.nft_table) or []
+            chains = {o["chain"]["name"] for o in found if "chain" in o}
+            rules = sum("rule" in o for o in found)
+            elements = sum(len(o["map"].get("elem", [])) for o in found if "map" in o)
+            wanted = sum(len(self._published(owner)) for owner in self._open)
+            if not chains >= CHAINS or rules < RULES or elements < wanted:
+                log.warning("nft_rules_restored", table=self._settings.nft_table)
+                await self._write_table()
+        if await forwarding.admit(self._settings.bridge):
+            log.warning("forwarding_admitted", bridge=self._settings.bridge)
 
     async def teardown(self) -> None:
         """See NetworkDriver.teardown."""
         await self.close()
         await nft.delete_table("ip", self._settings.nft_table)
-        await asyncio.to_thread(self._delete_bridge)
+        await forwarding.withdraw(self._settings.bridge)
+        await in_thread(self._delete_bridge)
 
     def _delete_bridge(self) -> None:
         with NetlinkSocket() as rtnl:
+            present = links.links(rtnl)
+            index = next((link.index for link in present if link.name == self._settings.bridge), None)
+            for link in present:
+                if index is not None and link.master == index:
+                    links.delete_link(rtnl, link.name)
             links.delete_link(rtnl, self._settings.bridge)
 
     async def close(self) -> None:
@@ -165,7 +175,7 @@ class BridgeNetwork:
             await asyncio.wait([self._watch])
             self._watch = None
         if self._unwiring:
-            await asyncio.wait(self._unwiring)
+            await asyncio.wait(self._unwiring.values())
         self._reservations.close()
 
     # --- a container ------------------------------------------------------------------------------------------------
@@ -174,7 +184,7 @@ class BridgeNetwork:
         self, container_id: str, ports: Sequence[PortMapping]
     ) -> tuple[Endpoint, tuple[PortMapping, ...]]:
         """See NetworkDriver.allocate."""
-        wanted = [self._checked(port) for port in ports]
+        wanted = _distinct([self._checked(port) for port in ports])
         with self._md.transaction():
             address = self._md.addresses.allocate(container_id, self._settings.subnet)
             known = self._md.ports.of(container_id)
@@ -189,18 +199,18 @@ class BridgeNetwork:
     def _reserve(self, owner: str, ports: Sequence[PortMapping]) -> None:
         # Fixed ports first: a free one must not be taken from them.
         for port in sorted(ports, key=lambda p: p.host_port == 0):
-            number = port.host_port
-            if number:
-                self._md.ports.reserve(owner, port.host_ip, number, port.protocol, port.container_port)
+            if port.host_port:
+                self._md.ports.reserve(owner, port.host_ip, port.host_port, port.protocol, port.container_port)
                 self._reservations.hold(owner, port)
             else:
-                taken = {(p.protocol, p.host_port) for all_ in self._md.ports.all().values() for p in all_}
-                number = self._reservations.hold_any(owner, port, lambda n, p=port: (p.protocol, n) in taken)
+                taken = {
+                    p.host_port for held in self._md.ports.all().values() for p in held if p.protocol == port.protocol
+                }
+                number = self._reservations.hold_any(owner, port, taken.__contains__)
                 self._md.ports.reserve(owner, port.host_ip, number, port.protocol, port.container_port)
 
     def _checked(self, port: PortMapping) -> PortMapping:
-        if port.protocol not in ("tcp", "udp"):
-            raise InvalidArgument(f"invalid protocol {port.protocol!r}", reason="INVALID_PORTS", hint="use tcp or udp")
+        check_protocol(port.protocol)
         host_ip = check_host_ip(port.host_ip or self._settings.publish_address)
         return PortMapping(port.container_port, host_ip, port.host_port, port.protocol)
 
@@ -217,12 +227,22 @@ class BridgeNetwork:
         address = self._md.addresses.get(container_id, self._settings.subnet)
         if address is None:
             raise NotFound(f"container {container_id[:12]} has no address", reason="NO_ADDRESS")
-        await asyncio.to_thread(self._wire, _link_name(container_id), pid, address)
+        await self._unwired(container_id)
+        await in_thread(lambda: self._wire(_link_name(container_id), pid, address))
+        try:
+            await self._open_ports(container_id, address)
+        except BaseException:
+            self._open.discard(container_id)
+            await in_thread(lambda: self._unwire(_link_name(container_id)))
+            raise
+
+    async def _open_ports(self, container_id: str, address: ipaddress.IPv4Address) -> None:
         published = self._published(container_id)
         if published:
             async with self._rules:
                 self._open.add(container_id)
-                await nft.apply(open_script(self._settings.nft_table, published))
+                await self._change(open_script(self._settings.nft_table, published))
+            await _forget_flows(published, address)
 
     def _wire(self, name: str, pid: int, address: ipaddress.IPv4Address) -> None:
         inside = links.Endpoint(
@@ -235,27 +255,43 @@ class BridgeNetwork:
         netns = open_netns(pid)
         try:
             with NetlinkSocket() as rtnl:
+                # What an earlier, interrupted attempt left: it takes its other end along.
+                links.delete_link(rtnl, name)
                 links.connect_netns(rtnl, name, self._index, netns, inside)
         finally:
             os.close(netns)
 
     async def disconnect(self, container_id: str) -> None:
         """See NetworkDriver.disconnect."""
-        published = self._published(container_id)
-        self._open.discard(container_id)
-        if published:
-            async with self._rules:
-                await nft.apply(close_script(self._settings.nft_table, published))
-        if self._md.addresses.get(container_id, self._settings.subnet) is not None:
-            # The kernel takes some 25 ms for it, and mostly the interface went with its namespace: nobody need wait.
-            task = asyncio.create_task(asyncio.to_thread(self._unwire, _link_name(container_id)))
-            self._unwiring.add(task)
-            task.add_done_callback(self._unwired)
+        await to_end(self._close_ports(container_id))
+        if container_id in self._unwiring or self._md.addresses.get(container_id, self._settings.subnet) is None:
+            return
+        # The kernel takes some 25 ms for it, and mostly the interface went with its namespace: nobody need wait.
+        task = asyncio.create_task(asyncio.to_thread(self._unwire, _link_name(container_id)))
+        self._unwiring[container_id] = task
+        task.add_done_callback(lambda done: self._after_unwiring(container_id, done))
 
-    def _unwired(self, task: asyncio.Task[None]) -> None:
-        self._unwiring.discard(task)
+    async def _close_ports(self, container_id: str) -> None:
+        address = self._md.addresses.get(container_id, self._settings.subnet)
+        published = self._published(container_id)
+        async with self._rules:
+            was_open = container_id in self._open
+            self._open.discard(container_id)
+            if published and was_open:
+                await self._change(close_script(self._settings.nft_table, published))
+        if published and was_open and address is not None:
+            await _forget_flows(published, address)
+
+    def _after_unwiring(self, container_id: str, task: asyncio.Task[None]) -> None:
+        self._unwiring.pop(container_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("interface_not_removed", error=str(error))
+
+    async def _unwired(self, container_id: str) -> None:
+        """Wait for a removal that still goes on: it would take the next interface, which has the same name."""
+        task = self._unwiring.get(container_id)
+        if task is not None:
+            await asyncio.wait([task])
 
     def _unwire(self, name: str) -> None:
         with NetlinkSocket() as rtnl:
@@ -271,36 +307,23 @@ class BridgeNetwork:
 
     def resolv_conf(self) -> str:
         """See NetworkDriver.resolv_conf."""
-        return container_resolv_conf(_host_resolv_conf())
+        return container_resolv_conf(host_resolv_conf())
 
 
-def container_resolv_conf(text: str) -> str:
-    """The host's resolv.conf without servers on loopback, which mean something else in a container; pure."""
-    kept, servers = [], 0
-    for line in text.splitlines():
-        words = line.split()
-        if words[:1] == ["nameserver"]:
-            try:
-                if len(words) < 2 or ipaddress.ip_address(words[1].partition("%")[0]).is_loopback:
-                    continue
-            except ValueError:
-                continue
-            servers += 1
-        if line.strip() and not line.lstrip().startswith(("#", ";")):
-            kept.append(line)
-    if not servers:
-        kept += [f"nameserver {server}" for server in FALLBACK_DNS]
-    return "\n".join(kept) + "\n"
+def _distinct(ports: Sequence[PortMapping]) -> list[PortMapping]:
+    """Without exact repetitions of a fixed port."""
+    return [port for at, port in enumerate(ports) if port.host_port == 0 or port not in ports[:at]]
 
 
-def _host_resolv_conf() -> str:
-    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        with contextlib.suppress(OSError):
-            text = Path(path).read_text(errors="replace")
-            # systemd-resolved: the stub on loopback is no use in a container, the file with the real servers is.
-            if "nameserver 127.0.0.53" not in text:
-                return text
-    return ""
+async def _forget_flows(published: Sequence[Published], address: ipaddress.IPv4Address) -> None:
+    """A UDP flow keeps the way that it had when it began, for as long as it goes on: to nowhere from before the port
+    was published, to whoever has the address next from before it was closed."""
+    ports = {p.host_port for p in published if p.protocol == "udp"}
+    if ports:
+        try:
+            await in_thread(lambda: conntrack.forget_udp(ports, address))
+        except ShoalError as error:
+            log.warning("flows_not_forgotten", error=str(error))
 
 
 def _link_name(container_id: str) -> str:
@@ -318,27 +341,3 @@ def _default_mtu(present: Sequence[links.Link]) -> int:
         name = next(fields[0] for fields in map(str.split, lines) if fields[1] == "00000000")
         return next(link.mtu for link in present if link.name == name)
     return 1500
-
-
-@contextlib.contextmanager
-def _nft_notifications() -> Iterator[socket.socket]:
-    notifications = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    try:
-        notifications.setblocking(False)
-        notifications.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
-        yield notifications
-    finally:
-        notifications.close()
-
-
-def _deletes(data: bytes) -> bool:
-    """Whether any message of the datagram deletes something of nftables (struct nlmsghdr: length, type...)."""
-    offset = 0
-    while offset + 16 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, offset)
-        if kind in _NFT_DELETIONS:
-            return True
-        if length < 16:
-            break
-        offset += (length + 3) & ~3
-    return False

@@ -32,8 +32,9 @@ class NetworkDriver(Protocol):
     async def allocate(
         self, container_id: str, ports: Sequence[PortMapping]
     ) -> tuple[Endpoint, tuple[PortMapping, ...]]:
-        """Reserve an address and the host ports (chosen where 0), durable. Raises AlreadyExists (PORT_IN_USE, naming address,
-        port and, where known, the container that has it), ResourceExhausted (NO_FREE_ADDRESS). Idempotent for a container."""
+        """Reserve an address and the host ports (chosen where 0), durable. Raises AlreadyExists (PORT_IN_USE, naming
+        address, port and, where known, the container that has it), ResourceExhausted (NO_FREE_ADDRESS). Idempotent for
+        a container."""
 
     def reserved(self, container_id: str) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
         """What allocate() gave it, from metadata; (None, ()) when it has nothing."""

@@ -1,6 +1,7 @@
 """Host ports held by a bound socket, so that no other program takes them and a conflict shows at once.
 
-The sockets never listen: packets are redirected before they would reach them, and without the rules a caller is refused.
+The sockets never listen: packets are redirected before they would reach them, and without the rules a caller is
+refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from shoal.errors import AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
+from shoald.host.syscall import failure
 from shoald.model.container import PortMapping
 
 log = structlog.get_logger(__name__)
@@ -80,12 +82,21 @@ def check_host_ip(text: str) -> str:
     return str(address)
 
 
+def check_protocol(protocol: str) -> None:
+    """Raises InvalidArgument (INVALID_PORTS) for anything but tcp and udp."""
+    if protocol not in KINDS:
+        raise InvalidArgument(f"invalid protocol {protocol!r}", reason="INVALID_PORTS", hint="use tcp or udp")
+
+
 def bound(port: PortMapping) -> socket.socket:
-    """A bound socket that never listens."""
+    """A bound socket that does not listen."""
     where = f"{port.host_ip}:{port.host_port}/{port.protocol}"
-    held = socket.socket(socket.AF_INET, KINDS[port.protocol] | socket.SOCK_CLOEXEC)
     try:
-        held.bind((port.host_ip, port.host_port))
+        held = socket.socket(socket.AF_INET, KINDS[port.protocol] | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise failure(f"hold port {where}", error.errno or 0) from error
+    try:
+        _bind(held, port)
     except OSError as error:
         held.close()
         metadata = {"host_ip": port.host_ip, "port": str(port.host_port), "protocol": port.protocol}
@@ -106,3 +117,19 @@ def bound(port: PortMapping) -> socket.socket:
             f"can't bind {where}: {error.strerror}", reason="PORT_REFUSED", metadata=metadata
         ) from error
     return held
+
+
+def _bind(held: socket.socket, port: PortMapping) -> None:
+    address = (port.host_ip, port.host_port)
+    try:
+        held.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or port.protocol != "tcp":
+            raise
+        # Only connections of a server that ended a moment ago (TIME_WAIT)? Then one that listens may have the port, and
+        # after it has listened once nobody else gets it, although it stops to.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(address)
+        held.listen(0)
+        held.shutdown(socket.SHUT_RD)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 ANY = "0.0.0.0"
+CHAINS = frozenset({"raw", "prerouting", "output", "postrouting", "forward"})
+RULES = 14
+"""How many rules `table_script` makes: fewer were found when somebody has removed some."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,12 @@ class Published:
 def table_script(table: str, bridge: str, subnet: str, published: Iterable[Published]) -> str:
     """Replace the whole table in one transaction.
 
-    raw: a container can't reach the host's loopback services through the bridge, which accepts 127.0.0.0/8 for the sake of
-    published ports (the class of CVE-2020-8558). forward: from outside only published ports are reachable, not a container's
-    address. postrouting: traffic from 127.0.0.1 and a container's to its own published port need a source that answers.
+    raw: a container can't reach the host's loopback services through the bridge, which accepts 127.0.0.0/8 for the sake
+    of published ports (the class of CVE-2020-8558). prerouting: what comes from outside for 127.0.0.1 is not
+    redirected, or a neighbour on the link could reach ports that are published for this host only (moby#45610); the
+    host's own connections take the chain output. forward: from outside only published ports are reachable, not a
+    container's address. postrouting: traffic from 127.0.0.1 and a container's to its own published port need a source
+    that answers.
     """
     elements: dict[str, list[str]] = {"published": [], "published_any": []}
     for port in published:
@@ -70,6 +76,7 @@ table ip {table} {{
   }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
+    ip daddr 127.0.0.0/8 return
 {dnat}  }}
   chain output {{
     type nat hook output priority -100; policy accept;
@@ -78,7 +85,7 @@ table ip {table} {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname "{bridge}" ip saddr 127.0.0.0/8 masquerade
     oifname "{bridge}" ip saddr {subnet} ct status dnat masquerade
-    oifname != "{bridge}" ip saddr {subnet} masquerade
+    oifname != {{ "lo", "{bridge}" }} ip saddr {subnet} masquerade
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
