@@ -104,6 +104,15 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from shoalctl.commands.version import own_version
+        from shoalctl.render import console
+
+        console.out(f"shoal {own_version()['Version']}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -121,6 +130,9 @@ def root(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Time to connect to a host (10).")
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the client's version and exit.", is_eager=True, callback=_version)
+    ] = False,
     config: Annotated[
         str | None, typer.Option("--config", metavar="FILE", help="The configuration of the client.")
     ] = None,

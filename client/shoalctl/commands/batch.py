@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from shoal.errors import ShoalError
 from shoalctl import exits
+from shoalctl.fleet.fanout import AT_ONCE
 from shoalctl.fleet.fleet import Fleet
 from shoalctl.fleet.host import HostClient
 from shoalctl.invocation import Invocation
@@ -42,7 +43,7 @@ async def _batch(fleet: Fleet, names: Sequence[str], work: Work) -> int:
 
     marks = MarkedLines(fleet.names)
     failed: list[bool] = []
-    async for result in fleet.merged(on_host):
+    async for result in fleet.merged(on_host, at_once=AT_ONCE):
         error = result.error
         lines: Sequence[str] = ()
         if error is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoalctl.commands.container_rows import STATES, stamp
+from shoalctl.render.template import FreeMap
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -80,7 +81,7 @@ def _config(item: container_pb2.Container, spec: container_pb2.ContainerSpec) ->
         "Image": item.image,
         "WorkingDir": spec.working_dir,
         "Entrypoint": list(spec.entrypoint),
-        "Labels": dict(sorted(item.labels.items())),
+        "Labels": FreeMap(sorted(item.labels.items())),
         "StopSignal": spec.stop_signal,
         "StopTimeout": spec.stop_timeout.seconds if spec.HasField("stop_timeout") else None,
         "ExposedPorts": {_key(port): {} for port in spec.ports},
@@ -118,7 +119,7 @@ def _tmpfs(mount: container_pb2.Mount) -> str:
 
 
 def _ports(ports: Any) -> dict[str, list[dict[str, str]]]:
-    found: dict[str, list[dict[str, str]]] = {}
+    found: dict[str, list[dict[str, str]]] = FreeMap()
     for port in ports:
         found.setdefault(_key(port), []).append({"HostIp": port.host_ip, "HostPort": str(port.host_port)})
     return found

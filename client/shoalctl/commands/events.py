@@ -98,11 +98,13 @@ def _line(event: system_pb2.Event) -> str:
 
 
 def _row(host: str, event: system_pb2.Event) -> dict[str, Any]:
+    from shoalctl.render.template import FreeMap
+
     return {
         "Host": host,
         "Type": event.type,
         "Action": event.action,
-        "Actor": {"ID": event.actor_id, "Attributes": dict(sorted(event.attributes.items()))},
+        "Actor": {"ID": event.actor_id, "Attributes": FreeMap(sorted(event.attributes.items()))},
         "time": event.time.seconds,
         "timeNano": event.time.ToNanoseconds(),
         "cursor": event.cursor,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoalctl.commands.container_rows import stamp
 from shoalctl.commands.image_rows import familiar
+from shoalctl.render.template import FreeMap
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2
@@ -31,7 +32,7 @@ def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict
             "ExposedPorts": {port: {} for port in config.exposed_ports},
             "Volumes": {volume: {} for volume in config.volumes},
             "StopSignal": config.stop_signal,
-            "Labels": dict(sorted(config.labels.items())),
+            "Labels": FreeMap(sorted(config.labels.items())),
         },
         "Architecture": image.platform.architecture,
         "Variant": image.platform.variant,

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,8 +136,8 @@ class _Probe:
         else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        with _file(self._pem.cert) as cert, _file(self._pem.key) as key:
-            context.load_cert_chain(cert, key)
+        assert self._host.cert is not None  # they were read before
+        context.load_cert_chain(self._host.cert, self._host.key)
         return context
 
     def _handshake(self, context: ssl.SSLContext) -> bool:
@@ -214,18 +211,6 @@ def _remedy_of_host(faults: str, host: Host) -> str:
     if "not for" in faults:
         return "use an address of the certificate, or set server_name for the host in the client's configuration"
     return f"if the host is right, give its CA: shoal host add {host.name} {host.address} --ca FILE ... --replace"
-
-
-@contextlib.contextmanager
-def _file(data: bytes) -> Iterator[str]:
-    """A private temporary file with the data: OpenSSL's wrapper takes certificates only by path."""
-    descriptor, path = tempfile.mkstemp()
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        yield path
-    finally:
-        os.unlink(path)
 
 
 def _unreachable(message: str, hint: str) -> Unavailable:

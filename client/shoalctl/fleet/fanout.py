@@ -48,16 +48,20 @@ async def each(hosts: Sequence[N], work: Callable[[N], Awaitable[T]]) -> AsyncGe
         await _ended(tasks)
 
 
-async def merged(hosts: Sequence[N], work: Callable[[N], AsyncIterator[T]]) -> AsyncGenerator[HostResult[T], None]:
+async def merged(
+    hosts: Sequence[N], work: Callable[[N], AsyncIterator[T]], at_once: int | None = None
+) -> AsyncGenerator[HostResult[T], None]:
     """The items of all hosts' streams as they come; a stream that fails ends with a result that holds the error.
 
-    A slow reader slows the streams down: nothing is buffered without limit.
+    A slow reader slows the streams down: nothing is buffered without limit. `at_once` limits the open streams, for
+    those that end; None: all are open at the same time.
     """
+    turns = asyncio.Semaphore(at_once or max(len(hosts), 1))
     queue: asyncio.Queue[HostResult[T] | BaseException | None] = asyncio.Queue(_BUFFER)
 
     async def one(host: N) -> None:
         try:
-            async with aclosing(cast("AsyncGenerator[T, None]", work(host))) as items:
+            async with turns, aclosing(cast("AsyncGenerator[T, None]", work(host))) as items:
                 async for item in items:
                     await queue.put(HostResult(host.name, item))
         except ShoalError as error:

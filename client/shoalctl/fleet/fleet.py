@@ -89,9 +89,17 @@ class Fleet:
         """Do anything on all hosts at once: one result for each, in the order in which they finish."""
         return fanout.each(self._chosen(hosts), work)
 
-    def merged(self, work: Callable[[HostClient], AsyncIterator[T]], hosts: Sequence[str] | None = None) -> Results[T]:
-        """Any stream of all hosts at once: items as they come, and a last result with the error where one fails."""
-        return fanout.merged(self._chosen(hosts), work)
+    def merged(
+        self,
+        work: Callable[[HostClient], AsyncIterator[T]],
+        hosts: Sequence[str] | None = None,
+        at_once: int | None = None,
+    ) -> Results[T]:
+        """Any stream of all hosts at once: items as they come, and a last result with the error where one fails.
+
+        `at_once` limits the open streams, for those that end.
+        """
+        return fanout.merged(self._chosen(hosts), work, at_once)
 
     def ping(self, hosts: Sequence[str] | None = None) -> Results[datetime]:
         """Whether the hosts answer: their time, in UTC."""

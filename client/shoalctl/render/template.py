@@ -22,6 +22,11 @@ _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|`[^`]*`|[^\s"`]+')
 _FIELD = re.compile(r"\.(?:[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)?")
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\\\": "\\", '\\"': '"'}
 
+
+class FreeMap(dict[str, Any]):
+    """A map whose keys are data (labels, attributes, ports): a field that it lacks is empty, not an error."""
+
+
 Part = Callable[[Mapping[str, Any]], str]
 
 
@@ -81,6 +86,9 @@ def _path(word: str) -> tuple[str, ...]:
 def _lookup(row: Any, path: Sequence[str]) -> Any:
     value = row
     for name in path:
+        if isinstance(value, FreeMap):
+            value = value.get(name)
+            continue
         if not isinstance(value, Mapping) or name not in value:
             known = ", ".join(f".{key}" for key in value) if isinstance(value, Mapping) else "none here"
             raise UsageFault(f"the format names an unknown field {'.' + name!r}", hint=f"there are {known}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.errors import NotFound
 from tests.support.fake_daemon import FakeDaemon, container, record
 
 pytestmark = pytest.mark.usefixtures("config")
@@ -67,6 +68,17 @@ def test_ctrl_c_cancels_a_pull_on_every_host(config: Path, h1: FakeDaemon, h2: F
     assert b"cancelling on h1, h2" in err
     for host in (h1, h2):
         assert host.requests("Cancel")[0].request_id == host.requests("Pull")[0].request_id
+
+
+def test_ctrl_c_while_run_pulls_cancels_the_pull(config: Path, h1: FakeDaemon) -> None:
+    h1.trouble["Run"] = NotFound("no such image", reason="IMAGE_NOT_FOUND")
+    h1.hangs_after_output = True
+    with process(config, "run", "busybox") as shoal:
+        until(lambda: h1.requests("Pull"))
+        shoal.send_signal(signal.SIGINT)
+        shoal.communicate(timeout=30)
+    assert shoal.returncode == 130
+    assert h1.requests("Cancel")[0].request_id == h1.requests("Pull")[0].request_id
 
 
 def test_ctrl_c_while_a_container_starts_leaves_none(config: Path, h1: FakeDaemon) -> None:

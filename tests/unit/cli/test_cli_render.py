@@ -15,7 +15,7 @@ from shoalctl.render.listing import Column, Listing
 from shoalctl.render.marks import MarkedLines
 from shoalctl.render.source_excerpt import excerpt
 from shoalctl.render.table import table
-from shoalctl.render.template import Template
+from shoalctl.render.template import FreeMap, Template
 
 ROW = {
     "ID": "abc",
@@ -55,6 +55,11 @@ def test_templates(template: str, wanted: str) -> None:
 def test_templates_that_are_not_understood(template: str) -> None:
     with pytest.raises(UsageFault):
         Template.parse(template)
+
+
+def test_a_label_that_is_not_there_is_empty() -> None:
+    row = {"Labels": FreeMap(a="1"), "Name": "n"}
+    assert Template.parse("{{.Labels.a}}|{{.Labels.b}}|{{json .Labels}}").render(row) == '1||{"a": "1"}'
 
 
 def test_an_unknown_field_names_the_known_ones() -> None:
