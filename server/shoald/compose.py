@@ -38,6 +38,7 @@ from shoald.engine.system import SystemCases
 from shoald.gc.collect import collect
 from shoald.host import cgroups, nft, overlayfs
 from shoald.host.links import delete_link
+from shoald.host.controllers import MountedControllers, unmount_unused
 from shoald.host.mounts import unmount_tree
 from shoald.host.netlink import NetlinkSocket
 from shoald.host.process import process_start_time, send_signal
@@ -100,7 +101,10 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         )
         await network.setup()
         stack.push_async_callback(network.close)
-        runtime, conmon, probe_warnings = await _runtime(config)
+        controllers = MountedControllers()
+        stack.callback(controllers.close)
+        controllers.hold()
+        runtime, conmon, probe_warnings = await _runtime(config, controllers)
         stack.callback(runtime.close)
         seccomp, seccomp_warning = seccomp_of(config.runtime.seccomp_profile)
         specs = SpecMaker(
@@ -219,11 +223,17 @@ def _builds(
     )
 
 
-async def _runtime(config: Config) -> tuple[ConmonRuntime, str, list[str]]:
+async def _runtime(config: Config, controllers: MountedControllers) -> tuple[ConmonRuntime, str, list[str]]:
     conmon = config.runtime.conmon or shutil.which("conmon")
     if not conmon:
         raise FailedPrecondition("conmon is not installed", reason="PROGRAM_MISSING", hint="apt-get install conmon")
-    probe = await choose_runtime(config.runtime.name)
+
+    async def mount_controllers() -> None:
+        mounted = await asyncio.to_thread(controllers.mount)
+        log.info("cgroup_controllers_mounted", controllers=mounted)
+
+    prepare = mount_controllers if config.runtime.mount_controllers else None
+    probe = await choose_runtime(config.runtime.name, prepare_crun=prepare)
     warnings = [f"{name} can't be used: {why}" for name, why in probe.rejected]
     for warning in warnings:
         log.warning("runtime_rejected", detail=warning)
@@ -270,6 +280,8 @@ async def purge(config: Config) -> None:
         await cgroups.remove(found, parent)
     with contextlib.suppress(ShoalError):
         await nft.delete_table("ip", config.network.nft_table)
+    with contextlib.suppress(ShoalError):
+        await asyncio.to_thread(unmount_unused)
     await asyncio.to_thread(_delete_bridge, config.network.bridge)
     for directory in (config.run_dir, config.root):
         if directory.exists():

@@ -64,6 +64,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     """auto, crun, runc or an absolute path."""
     conmon: str = ""
     cgroup_parent: str = "/shoal"
+    mount_controllers: bool = True
+    """On a hybrid cgroup host where crun does not work otherwise: mount the v1 controllers that are missing."""
     seccomp_profile: str = ""
     """A containers-common profile; empty: the distribution's; "unconfined": none."""
     init_path: str = ""
