@@ -25,6 +25,8 @@ from shoald.metadata.schema import migrate
 Value = str | int | float | bytes | None
 Row = sqlite3.Row
 BUSY_TIMEOUT_S = 5.0
+RESERVE_BYTES = 5 << 20
+"""Disk space that the write-ahead log has from the start: more than it grows to before SQLite begins it anew."""
 
 
 class Database:
@@ -52,6 +54,7 @@ class Database:
                 migrate(self._connection)
                 self._connection.execute("PRAGMA optimize")
             self._wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _reserve(self._wal)
             undo.pop_all()
         self._depth = 0
         self._task: asyncio.Task[object] | None = None
@@ -111,6 +114,12 @@ class Database:
                 self._connection.close()
         finally:
             os.close(self._lock)
+
+
+def _reserve(wal: int) -> None:
+    """Space in advance: on a full disk rows must still go, or nothing could be freed. SQLite takes zeros for no frames."""
+    with contextlib.suppress(OSError):
+        os.posix_fallocate(wal, 0, RESERVE_BYTES)
 
 
 def _current_task() -> asyncio.Task[object] | None:
