@@ -37,6 +37,7 @@ class _ContainerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Contai
     CONTAINER_STATE_REMOVING: _ContainerState.ValueType  # 5
     CONTAINER_STATE_DEAD: _ContainerState.ValueType  # 6
     """It could not be cleaned up; Remove tries again."""
+    CONTAINER_STATE_PAUSED: _ContainerState.ValueType  # 7
 
 class ContainerState(_ContainerState, metaclass=_ContainerStateEnumTypeWrapper): ...
 
@@ -49,7 +50,29 @@ CONTAINER_STATE_EXITED: ContainerState.ValueType  # 4
 CONTAINER_STATE_REMOVING: ContainerState.ValueType  # 5
 CONTAINER_STATE_DEAD: ContainerState.ValueType  # 6
 """It could not be cleaned up; Remove tries again."""
+CONTAINER_STATE_PAUSED: ContainerState.ValueType  # 7
 Global___ContainerState: _TypeAlias = ContainerState  # noqa: Y015
+
+class _HealthStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_STATUS_UNSPECIFIED: _HealthStatus.ValueType  # 0
+    """The container has no health check."""
+    HEALTH_STATUS_STARTING: _HealthStatus.ValueType  # 1
+    HEALTH_STATUS_HEALTHY: _HealthStatus.ValueType  # 2
+    HEALTH_STATUS_UNHEALTHY: _HealthStatus.ValueType  # 3
+
+class HealthStatus(_HealthStatus, metaclass=_HealthStatusEnumTypeWrapper): ...
+
+HEALTH_STATUS_UNSPECIFIED: HealthStatus.ValueType  # 0
+"""The container has no health check."""
+HEALTH_STATUS_STARTING: HealthStatus.ValueType  # 1
+HEALTH_STATUS_HEALTHY: HealthStatus.ValueType  # 2
+HEALTH_STATUS_UNHEALTHY: HealthStatus.ValueType  # 3
+Global___HealthStatus: _TypeAlias = HealthStatus  # noqa: Y015
 
 class _PullPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -94,6 +117,51 @@ RESTART_POLICY_NAME_ON_FAILURE: RestartPolicyName.ValueType  # 2
 RESTART_POLICY_NAME_ALWAYS: RestartPolicyName.ValueType  # 3
 RESTART_POLICY_NAME_UNLESS_STOPPED: RestartPolicyName.ValueType  # 4
 Global___RestartPolicyName: _TypeAlias = RestartPolicyName  # noqa: Y015
+
+@_typing.final
+class HealthCheck(_message.Message):
+    """How a container's health is found out. Unset fields take the image's values, then Docker's defaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEST_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    START_PERIOD_FIELD_NUMBER: _builtins.int
+    START_INTERVAL_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    retries: _builtins.int
+    @_builtins.property
+    def test(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """["NONE"] switches the image's off; ["CMD", args...] runs args; ["CMD-SHELL", line] a shell with the line."""
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Defaults: 30 s, 30 s, 0, 5 s, 3."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def start_period(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def start_interval(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        test: _abc.Iterable[_builtins.str] | None = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        start_period: _duration_pb2.Duration | None = ...,
+        start_interval: _duration_pb2.Duration | None = ...,
+        retries: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "start_interval", b"start_interval", "start_period", b"start_period", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "retries", b"retries", "start_interval", b"start_interval", "start_period", b"start_period", "test", b"test", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthCheck: _TypeAlias = HealthCheck  # noqa: Y015
 
 @_typing.final
 class RestartPolicy(_message.Message):
@@ -181,6 +249,10 @@ class Mount(_message.Message):
         KIND_VOLUME: Mount._Kind.ValueType  # 2
         """`source` is a volume's name; empty: an anonymous volume, removed with the container where Docker would."""
         KIND_TMPFS: Mount._Kind.ValueType  # 3
+        KIND_CONTENT: Mount._Kind.ValueType  # 4
+        """Files of the client: `content_digest` names them. Read-only. See FileService."""
+        KIND_SECRET: Mount._Kind.ValueType  # 5
+        """A secret of the client, on a tmpfs: `content_digest` names it. Never on disk, in inspect or in logs."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Mount.Kind.ValueType  # 0
@@ -189,6 +261,50 @@ class Mount(_message.Message):
     KIND_VOLUME: Mount.Kind.ValueType  # 2
     """`source` is a volume's name; empty: an anonymous volume, removed with the container where Docker would."""
     KIND_TMPFS: Mount.Kind.ValueType  # 3
+    KIND_CONTENT: Mount.Kind.ValueType  # 4
+    """Files of the client: `content_digest` names them. Read-only. See FileService."""
+    KIND_SECRET: Mount.Kind.ValueType  # 5
+    """A secret of the client, on a tmpfs: `content_digest` names it. Never on disk, in inspect or in logs."""
+
+    @_typing.final
+    class VolumeLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class VolumeOptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     KIND_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -196,6 +312,13 @@ class Mount(_message.Message):
     READ_ONLY_FIELD_NUMBER: _builtins.int
     TMPFS_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     TMPFS_MODE_FIELD_NUMBER: _builtins.int
+    PROPAGATION_FIELD_NUMBER: _builtins.int
+    TMPFS_OPTIONS_FIELD_NUMBER: _builtins.int
+    NO_COPY_FIELD_NUMBER: _builtins.int
+    SUBPATH_FIELD_NUMBER: _builtins.int
+    VOLUME_LABELS_FIELD_NUMBER: _builtins.int
+    VOLUME_OPTIONS_FIELD_NUMBER: _builtins.int
+    CONTENT_DIGEST_FIELD_NUMBER: _builtins.int
     kind: Global___Mount.Kind.ValueType
     source: _builtins.str
     target: _builtins.str
@@ -204,6 +327,23 @@ class Mount(_message.Message):
     tmpfs_size_bytes: _builtins.int
     """With TMPFS: bytes, 0 for the kernel's default; and the mode, 0 for 1777."""
     tmpfs_mode: _builtins.int
+    propagation: _builtins.str
+    """With BIND: "rprivate" (also when empty), "rslave", "private", "slave". With TMPFS more options: "exec", "suid", "dev",
+    "uid=N", "gid=N", "nr_inodes=N".
+    """
+    no_copy: _builtins.bool
+    """With VOLUME: do not fill a fresh volume from the image; a path inside the volume; labels and driver options for a
+    volume that does not exist yet.
+    """
+    subpath: _builtins.str
+    content_digest: _builtins.str
+    """With CONTENT: digest of a tree that FileService holds (files of the client, read-only)."""
+    @_builtins.property
+    def tmpfs_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def volume_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def volume_options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -213,10 +353,17 @@ class Mount(_message.Message):
         read_only: _builtins.bool = ...,
         tmpfs_size_bytes: _builtins.int = ...,
         tmpfs_mode: _builtins.int = ...,
+        propagation: _builtins.str = ...,
+        tmpfs_options: _abc.Iterable[_builtins.str] | None = ...,
+        no_copy: _builtins.bool = ...,
+        subpath: _builtins.str = ...,
+        volume_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        volume_options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        content_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "read_only", b"read_only", "source", b"source", "target", b"target", "tmpfs_mode", b"tmpfs_mode", "tmpfs_size_bytes", b"tmpfs_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_digest", b"content_digest", "kind", b"kind", "no_copy", b"no_copy", "propagation", b"propagation", "read_only", b"read_only", "source", b"source", "subpath", b"subpath", "target", b"target", "tmpfs_mode", b"tmpfs_mode", "tmpfs_options", b"tmpfs_options", "tmpfs_size_bytes", b"tmpfs_size_bytes", "volume_labels", b"volume_labels", "volume_options", b"volume_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,26 +376,206 @@ class Resources(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     NANO_CPUS_FIELD_NUMBER: _builtins.int
     PIDS_LIMIT_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_RESERVATION_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAPPINESS_FIELD_NUMBER: _builtins.int
+    OOM_KILL_DISABLE_FIELD_NUMBER: _builtins.int
+    CPU_SHARES_FIELD_NUMBER: _builtins.int
+    CPU_PERIOD_FIELD_NUMBER: _builtins.int
+    CPU_QUOTA_FIELD_NUMBER: _builtins.int
+    CPUSET_CPUS_FIELD_NUMBER: _builtins.int
+    CPUSET_MEMS_FIELD_NUMBER: _builtins.int
+    BLKIO_WEIGHT_FIELD_NUMBER: _builtins.int
+    DEVICE_READ_BPS_FIELD_NUMBER: _builtins.int
+    DEVICE_WRITE_BPS_FIELD_NUMBER: _builtins.int
+    DEVICE_READ_IOPS_FIELD_NUMBER: _builtins.int
+    DEVICE_WRITE_IOPS_FIELD_NUMBER: _builtins.int
     memory_bytes: _builtins.int
     """0: no limit."""
     nano_cpus: _builtins.int
     """Billionths of a processor; 1500000000 is one and a half. 0: no limit."""
     pids_limit: _builtins.int
     """0: the host's default; -1: no limit."""
+    memory_swap_bytes: _builtins.int
+    """Memory and swap together; 0: twice the memory where the host can limit it; -1: no limit."""
+    memory_reservation_bytes: _builtins.int
+    """A soft limit."""
+    memory_swappiness: _builtins.int
+    """0 to 100; unset: the host's."""
+    oom_kill_disable: _builtins.bool
+    cpu_shares: _builtins.int
+    """Relative weight; 0: 1024."""
+    cpu_period: _builtins.int
+    """Microseconds; excludes `nano_cpus`."""
+    cpu_quota: _builtins.int
+    cpuset_cpus: _builtins.str
+    """"0-3", "0,1"."""
+    cpuset_mems: _builtins.str
+    blkio_weight: _builtins.int
+    """10 to 1000; 0: the host's."""
+    @_builtins.property
+    def device_read_bps(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlkioLimit]: ...
+    @_builtins.property
+    def device_write_bps(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlkioLimit]: ...
+    @_builtins.property
+    def device_read_iops(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlkioLimit]: ...
+    @_builtins.property
+    def device_write_iops(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlkioLimit]: ...
     def __init__(
         self,
         *,
         memory_bytes: _builtins.int = ...,
         nano_cpus: _builtins.int = ...,
         pids_limit: _builtins.int = ...,
+        memory_swap_bytes: _builtins.int = ...,
+        memory_reservation_bytes: _builtins.int = ...,
+        memory_swappiness: _builtins.int | None = ...,
+        oom_kill_disable: _builtins.bool = ...,
+        cpu_shares: _builtins.int = ...,
+        cpu_period: _builtins.int = ...,
+        cpu_quota: _builtins.int = ...,
+        cpuset_cpus: _builtins.str = ...,
+        cpuset_mems: _builtins.str = ...,
+        blkio_weight: _builtins.int = ...,
+        device_read_bps: _abc.Iterable[Global___BlkioLimit] | None = ...,
+        device_write_bps: _abc.Iterable[Global___BlkioLimit] | None = ...,
+        device_read_iops: _abc.Iterable[Global___BlkioLimit] | None = ...,
+        device_write_iops: _abc.Iterable[Global___BlkioLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness", "memory_swappiness", b"memory_swappiness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness", "blkio_weight", b"blkio_weight", "cpu_period", b"cpu_period", "cpu_quota", b"cpu_quota", "cpu_shares", b"cpu_shares", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "device_read_bps", b"device_read_bps", "device_read_iops", b"device_read_iops", "device_write_bps", b"device_write_bps", "device_write_iops", b"device_write_iops", "memory_bytes", b"memory_bytes", "memory_reservation_bytes", b"memory_reservation_bytes", "memory_swap_bytes", b"memory_swap_bytes", "memory_swappiness", b"memory_swappiness", "nano_cpus", b"nano_cpus", "oom_kill_disable", b"oom_kill_disable", "pids_limit", b"pids_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory_swappiness: _TypeAlias = _typing.Literal["memory_swappiness"]  # noqa: Y015
+    _WhichOneofArgType__memory_swappiness: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_swappiness) -> _WhichOneofReturnType__memory_swappiness | None: ...
+
+Global___Resources: _TypeAlias = Resources  # noqa: Y015
+
+@_typing.final
+class BlkioLimit(_message.Message):
+    """A limit of one block device of the host, in bytes or operations a second."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    rate: _builtins.int
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        rate: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "nano_cpus", b"nano_cpus", "pids_limit", b"pids_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rate", b"rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Resources: _TypeAlias = Resources  # noqa: Y015
+Global___BlkioLimit: _TypeAlias = BlkioLimit  # noqa: Y015
+
+@_typing.final
+class Ulimit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOFT_FIELD_NUMBER: _builtins.int
+    HARD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"nofile", "nproc", "core"..."""
+    soft: _builtins.int
+    """-1: no limit. Clamped to what the host allows, with a warning."""
+    hard: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        soft: _builtins.int = ...,
+        hard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "name", b"name", "soft", b"soft"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ulimit: _TypeAlias = Ulimit  # noqa: Y015
+
+@_typing.final
+class Device(_message.Message):
+    """A device of the host in the container. Role admin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_ON_HOST_FIELD_NUMBER: _builtins.int
+    PATH_IN_CONTAINER_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    path_on_host: _builtins.str
+    path_in_container: _builtins.str
+    permissions: _builtins.str
+    """Of "rwm"; empty: "rwm"."""
+    def __init__(
+        self,
+        *,
+        path_on_host: _builtins.str = ...,
+        path_in_container: _builtins.str = ...,
+        permissions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path_in_container", b"path_in_container", "path_on_host", b"path_on_host", "permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class LogConfig(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DRIVER_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    driver: _builtins.str
+    """"local" (also when empty), "journald" or "none"."""
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """local: "max-size" (10m), "max-file" (5), "labels", "env"; journald: "tag", "labels", "env"."""
+
+    def __init__(
+        self,
+        *,
+        driver: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver", b"driver", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogConfig: _TypeAlias = LogConfig  # noqa: Y015
 
 @_typing.final
 class ContainerSpec(_message.Message):
@@ -258,6 +585,46 @@ class ContainerSpec(_message.Message):
 
     @_typing.final
     class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class SysctlsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -300,6 +667,34 @@ class ContainerSpec(_message.Message):
     STOP_TIMEOUT_FIELD_NUMBER: _builtins.int
     USERNS_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
+    HEALTH_CHECK_FIELD_NUMBER: _builtins.int
+    CAP_ADD_FIELD_NUMBER: _builtins.int
+    CAP_DROP_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    SECURITY_OPTIONS_FIELD_NUMBER: _builtins.int
+    GROUP_ADD_FIELD_NUMBER: _builtins.int
+    PID_MODE_FIELD_NUMBER: _builtins.int
+    IPC_MODE_FIELD_NUMBER: _builtins.int
+    UTS_MODE_FIELD_NUMBER: _builtins.int
+    CGROUPNS_MODE_FIELD_NUMBER: _builtins.int
+    DOMAINNAME_FIELD_NUMBER: _builtins.int
+    EXTRA_HOSTS_FIELD_NUMBER: _builtins.int
+    DNS_FIELD_NUMBER: _builtins.int
+    DNS_SEARCH_FIELD_NUMBER: _builtins.int
+    DNS_OPTIONS_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESS_FIELD_NUMBER: _builtins.int
+    IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    IP6_ADDRESS_FIELD_NUMBER: _builtins.int
+    NETWORK_ALIASES_FIELD_NUMBER: _builtins.int
+    ULIMITS_FIELD_NUMBER: _builtins.int
+    SYSCTLS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    DEVICE_CGROUP_RULES_FIELD_NUMBER: _builtins.int
+    CDI_DEVICES_FIELD_NUMBER: _builtins.int
+    SHM_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: the daemon makes one. [a-zA-Z0-9][a-zA-Z0-9_.-]*"""
     image: _builtins.str
@@ -314,7 +709,7 @@ class ContainerSpec(_message.Message):
     """Keep standard input open: without it, it is /dev/null."""
     read_only: _builtins.bool
     network: _builtins.str
-    """"bridge" (also when empty), "host" or "none"."""
+    """"bridge" (also when empty), "host", "none", "container:<name>", or the name of a network."""
     auto_remove: _builtins.bool
     """Remove the container and its anonymous volumes when it has exited."""
     init: _builtins.bool
@@ -323,6 +718,25 @@ class ContainerSpec(_message.Message):
     """Name or number; empty: the image's, else SIGTERM."""
     userns: _builtins.str
     """"" (a user namespace of its own) or "host" (none; role admin)."""
+    privileged: _builtins.bool
+    """All capabilities and devices, no seccomp, no masked paths, no user namespace. Role admin."""
+    pid_mode: _builtins.str
+    """"", "host" (role admin) or "container:<name>"."""
+    ipc_mode: _builtins.str
+    """"" or "private", "shareable", "host" (role admin) or "container:<name>"."""
+    uts_mode: _builtins.str
+    """"" or "host" (role admin)."""
+    cgroupns_mode: _builtins.str
+    """"" or "private", or "host" (role admin)."""
+    domainname: _builtins.str
+    mac_address: _builtins.str
+    ip_address: _builtins.str
+    """Addresses in the network; empty: chosen."""
+    ip6_address: _builtins.str
+    shm_size_bytes: _builtins.int
+    """Bytes; 0: 64 MiB."""
+    oom_score_adj: _builtins.int
+    """-1000 to 1000."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replaces the image's CMD."""
@@ -351,6 +765,56 @@ class ContainerSpec(_message.Message):
 
     @_builtins.property
     def platform(self) -> _types_pb2.Platform: ...
+    @_builtins.property
+    def health_check(self) -> Global___HealthCheck: ...
+    @_builtins.property
+    def cap_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names with or without "CAP_", or "ALL". Adding more than Docker's default set needs the role admin."""
+
+    @_builtins.property
+    def cap_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def security_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"no-new-privileges[:true|false]", "seccomp=unconfined" (role admin), "seccomp=<JSON>", "apparmor=<profile>",
+        "systempaths=unconfined" (role admin), "label=disable".
+        """
+
+    @_builtins.property
+    def group_add(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names or numbers of groups, besides those of the user."""
+
+    @_builtins.property
+    def extra_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"name:address"; the address "host-gateway" stands for the host."""
+
+    @_builtins.property
+    def dns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def dns_search(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def dns_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def network_aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """More names in a user-defined network."""
+
+    @_builtins.property
+    def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ulimit]: ...
+    @_builtins.property
+    def sysctls(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def device_cgroup_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in cgroup v1 devices.allow: "c 42:* rwm". Role admin."""
+
+    @_builtins.property
+    def cdi_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """CDI names ("vendor.com/class=name"), resolved on the host. Role admin."""
+
+    @_builtins.property
+    def log(self) -> Global___LogConfig: ...
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
         self,
         *,
@@ -378,10 +842,38 @@ class ContainerSpec(_message.Message):
         stop_timeout: _duration_pb2.Duration | None = ...,
         userns: _builtins.str = ...,
         platform: _types_pb2.Platform | None = ...,
+        health_check: Global___HealthCheck | None = ...,
+        cap_add: _abc.Iterable[_builtins.str] | None = ...,
+        cap_drop: _abc.Iterable[_builtins.str] | None = ...,
+        privileged: _builtins.bool = ...,
+        security_options: _abc.Iterable[_builtins.str] | None = ...,
+        group_add: _abc.Iterable[_builtins.str] | None = ...,
+        pid_mode: _builtins.str = ...,
+        ipc_mode: _builtins.str = ...,
+        uts_mode: _builtins.str = ...,
+        cgroupns_mode: _builtins.str = ...,
+        domainname: _builtins.str = ...,
+        extra_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        dns: _abc.Iterable[_builtins.str] | None = ...,
+        dns_search: _abc.Iterable[_builtins.str] | None = ...,
+        dns_options: _abc.Iterable[_builtins.str] | None = ...,
+        mac_address: _builtins.str = ...,
+        ip_address: _builtins.str = ...,
+        ip6_address: _builtins.str = ...,
+        network_aliases: _abc.Iterable[_builtins.str] | None = ...,
+        ulimits: _abc.Iterable[Global___Ulimit] | None = ...,
+        sysctls: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        device_cgroup_rules: _abc.Iterable[_builtins.str] | None = ...,
+        cdi_devices: _abc.Iterable[_builtins.str] | None = ...,
+        shm_size_bytes: _builtins.int = ...,
+        log: Global___LogConfig | None = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        oom_score_adj: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["platform", b"platform", "resources", b"resources", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check", "log", b"log", "platform", b"platform", "resources", b"resources", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_remove", b"auto_remove", "command", b"command", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "hostname", b"hostname", "image", b"image", "init", b"init", "labels", b"labels", "mounts", b"mounts", "name", b"name", "network", b"network", "platform", b"platform", "ports", b"ports", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "tty", b"tty", "user", b"user", "userns", b"userns", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "auto_remove", b"auto_remove", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "cdi_devices", b"cdi_devices", "cgroupns_mode", b"cgroupns_mode", "command", b"command", "device_cgroup_rules", b"device_cgroup_rules", "devices", b"devices", "dns", b"dns", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "health_check", b"health_check", "hostname", b"hostname", "image", b"image", "init", b"init", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "ipc_mode", b"ipc_mode", "labels", b"labels", "log", b"log", "mac_address", b"mac_address", "mounts", b"mounts", "name", b"name", "network", b"network", "network_aliases", b"network_aliases", "oom_score_adj", b"oom_score_adj", "pid_mode", b"pid_mode", "platform", b"platform", "ports", b"ports", "privileged", b"privileged", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "security_options", b"security_options", "shm_size_bytes", b"shm_size_bytes", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns", b"userns", "uts_mode", b"uts_mode", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -490,6 +982,9 @@ class Container(_message.Message):
     IP_ADDRESS_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     RESTART_COUNT_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     image: _builtins.str
@@ -504,6 +999,9 @@ class Container(_message.Message):
     ip_address: _builtins.str
     pid: _builtins.int
     restart_count: _builtins.int
+    health: Global___HealthStatus.ValueType
+    size_bytes: _builtins.int
+    """Bytes of the writable layer; only where the request asks for sizes."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The process that runs, with its arguments."""
@@ -519,6 +1017,10 @@ class Container(_message.Message):
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortMapping]:
         """With the addresses and numbers in use."""
+
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of its networks."""
 
     def __init__(
         self,
@@ -540,16 +1042,1245 @@ class Container(_message.Message):
         ip_address: _builtins.str = ...,
         pid: _builtins.int = ...,
         restart_count: _builtins.int = ...,
+        health: Global___HealthStatus.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "created_at", b"created_at", "exit_code", b"exit_code", "finished_at", b"finished_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "command", b"command", "created_at", b"created_at", "error", b"error", "exit_code", b"exit_code", "finished_at", b"finished_at", "id", b"id", "image", b"image", "image_id", b"image_id", "ip_address", b"ip_address", "labels", b"labels", "name", b"name", "oom_killed", b"oom_killed", "pid", b"pid", "ports", b"ports", "restart_count", b"restart_count", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "command", b"command", "created_at", b"created_at", "error", b"error", "exit_code", b"exit_code", "finished_at", b"finished_at", "health", b"health", "id", b"id", "image", b"image", "image_id", b"image_id", "ip_address", b"ip_address", "labels", b"labels", "name", b"name", "networks", b"networks", "oom_killed", b"oom_killed", "pid", b"pid", "ports", b"ports", "restart_count", b"restart_count", "size_bytes", b"size_bytes", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exit_code) -> _WhichOneofReturnType__exit_code | None: ...
 
 Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCreateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    PULL_POLICY_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    pull_policy: Global___PullPolicy.ValueType
+    @_builtins.property
+    def spec(self) -> Global___ContainerSpec: ...
+    @_builtins.property
+    def credentials(self) -> _types_pb2.RegistryCredentials: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: Global___ContainerSpec | None = ...,
+        pull_policy: Global___PullPolicy.ValueType = ...,
+        credentials: _types_pb2.RegistryCredentials | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "pull_policy", b"pull_policy", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCreateRequest: _TypeAlias = ContainerServiceCreateRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCreateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def container(self) -> Global___Container: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        container: Global___Container | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCreateResponse: _TypeAlias = ContainerServiceCreateResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceRestartRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    signal: _builtins.str
+    request_id: _builtins.str
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """As in Stop."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        signal: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "signal", b"signal", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceRestartRequest: _TypeAlias = ContainerServiceRestartRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceRestartResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def container(self) -> Global___Container: ...
+    def __init__(
+        self,
+        *,
+        container: Global___Container | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceRestartResponse: _TypeAlias = ContainerServiceRestartResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServicePauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServicePauseRequest: _TypeAlias = ContainerServicePauseRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServicePauseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServicePauseResponse: _TypeAlias = ContainerServicePauseResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceUnpauseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceUnpauseRequest: _TypeAlias = ContainerServiceUnpauseRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceUnpauseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceUnpauseResponse: _TypeAlias = ContainerServiceUnpauseResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceRenameRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NEW_NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    new_name: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        new_name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "new_name", b"new_name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceRenameRequest: _TypeAlias = ContainerServiceRenameRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceRenameResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceRenameResponse: _TypeAlias = ContainerServiceRenameResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceUpdateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_RESERVATION_BYTES_FIELD_NUMBER: _builtins.int
+    NANO_CPUS_FIELD_NUMBER: _builtins.int
+    CPU_SHARES_FIELD_NUMBER: _builtins.int
+    CPU_PERIOD_FIELD_NUMBER: _builtins.int
+    CPU_QUOTA_FIELD_NUMBER: _builtins.int
+    CPUSET_CPUS_FIELD_NUMBER: _builtins.int
+    CPUSET_MEMS_FIELD_NUMBER: _builtins.int
+    PIDS_LIMIT_FIELD_NUMBER: _builtins.int
+    BLKIO_WEIGHT_FIELD_NUMBER: _builtins.int
+    RESTART_POLICY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    memory_bytes: _builtins.int
+    """Unset fields stay; a limit is taken away with -1."""
+    memory_swap_bytes: _builtins.int
+    memory_reservation_bytes: _builtins.int
+    nano_cpus: _builtins.int
+    cpu_shares: _builtins.int
+    cpu_period: _builtins.int
+    cpu_quota: _builtins.int
+    cpuset_cpus: _builtins.str
+    cpuset_mems: _builtins.str
+    pids_limit: _builtins.int
+    blkio_weight: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def restart_policy(self) -> Global___RestartPolicy:
+        """Unset: stays."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        memory_bytes: _builtins.int | None = ...,
+        memory_swap_bytes: _builtins.int | None = ...,
+        memory_reservation_bytes: _builtins.int | None = ...,
+        nano_cpus: _builtins.int | None = ...,
+        cpu_shares: _builtins.int | None = ...,
+        cpu_period: _builtins.int | None = ...,
+        cpu_quota: _builtins.int | None = ...,
+        cpuset_cpus: _builtins.str | None = ...,
+        cpuset_mems: _builtins.str | None = ...,
+        pids_limit: _builtins.int | None = ...,
+        blkio_weight: _builtins.int | None = ...,
+        restart_policy: Global___RestartPolicy | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_blkio_weight", b"_blkio_weight", "_cpu_period", b"_cpu_period", "_cpu_quota", b"_cpu_quota", "_cpu_shares", b"_cpu_shares", "_cpuset_cpus", b"_cpuset_cpus", "_cpuset_mems", b"_cpuset_mems", "_memory_bytes", b"_memory_bytes", "_memory_reservation_bytes", b"_memory_reservation_bytes", "_memory_swap_bytes", b"_memory_swap_bytes", "_nano_cpus", b"_nano_cpus", "_pids_limit", b"_pids_limit", "blkio_weight", b"blkio_weight", "cpu_period", b"cpu_period", "cpu_quota", b"cpu_quota", "cpu_shares", b"cpu_shares", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "memory_bytes", b"memory_bytes", "memory_reservation_bytes", b"memory_reservation_bytes", "memory_swap_bytes", b"memory_swap_bytes", "nano_cpus", b"nano_cpus", "pids_limit", b"pids_limit", "restart_policy", b"restart_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_blkio_weight", b"_blkio_weight", "_cpu_period", b"_cpu_period", "_cpu_quota", b"_cpu_quota", "_cpu_shares", b"_cpu_shares", "_cpuset_cpus", b"_cpuset_cpus", "_cpuset_mems", b"_cpuset_mems", "_memory_bytes", b"_memory_bytes", "_memory_reservation_bytes", b"_memory_reservation_bytes", "_memory_swap_bytes", b"_memory_swap_bytes", "_nano_cpus", b"_nano_cpus", "_pids_limit", b"_pids_limit", "blkio_weight", b"blkio_weight", "cpu_period", b"cpu_period", "cpu_quota", b"cpu_quota", "cpu_shares", b"cpu_shares", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "memory_bytes", b"memory_bytes", "memory_reservation_bytes", b"memory_reservation_bytes", "memory_swap_bytes", b"memory_swap_bytes", "name", b"name", "nano_cpus", b"nano_cpus", "pids_limit", b"pids_limit", "request_id", b"request_id", "restart_policy", b"restart_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__blkio_weight: _TypeAlias = _typing.Literal["blkio_weight"]  # noqa: Y015
+    _WhichOneofArgType__blkio_weight: _TypeAlias = _typing.Literal["_blkio_weight", b"_blkio_weight"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_period: _TypeAlias = _typing.Literal["cpu_period"]  # noqa: Y015
+    _WhichOneofArgType__cpu_period: _TypeAlias = _typing.Literal["_cpu_period", b"_cpu_period"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_quota: _TypeAlias = _typing.Literal["cpu_quota"]  # noqa: Y015
+    _WhichOneofArgType__cpu_quota: _TypeAlias = _typing.Literal["_cpu_quota", b"_cpu_quota"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_shares: _TypeAlias = _typing.Literal["cpu_shares"]  # noqa: Y015
+    _WhichOneofArgType__cpu_shares: _TypeAlias = _typing.Literal["_cpu_shares", b"_cpu_shares"]  # noqa: Y015
+    _WhichOneofReturnType__cpuset_cpus: _TypeAlias = _typing.Literal["cpuset_cpus"]  # noqa: Y015
+    _WhichOneofArgType__cpuset_cpus: _TypeAlias = _typing.Literal["_cpuset_cpus", b"_cpuset_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__cpuset_mems: _TypeAlias = _typing.Literal["cpuset_mems"]  # noqa: Y015
+    _WhichOneofArgType__cpuset_mems: _TypeAlias = _typing.Literal["_cpuset_mems", b"_cpuset_mems"]  # noqa: Y015
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_reservation_bytes: _TypeAlias = _typing.Literal["memory_reservation_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_reservation_bytes: _TypeAlias = _typing.Literal["_memory_reservation_bytes", b"_memory_reservation_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_swap_bytes: _TypeAlias = _typing.Literal["memory_swap_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_swap_bytes: _TypeAlias = _typing.Literal["_memory_swap_bytes", b"_memory_swap_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__nano_cpus: _TypeAlias = _typing.Literal["nano_cpus"]  # noqa: Y015
+    _WhichOneofArgType__nano_cpus: _TypeAlias = _typing.Literal["_nano_cpus", b"_nano_cpus"]  # noqa: Y015
+    _WhichOneofReturnType__pids_limit: _TypeAlias = _typing.Literal["pids_limit"]  # noqa: Y015
+    _WhichOneofArgType__pids_limit: _TypeAlias = _typing.Literal["_pids_limit", b"_pids_limit"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__blkio_weight) -> _WhichOneofReturnType__blkio_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_period) -> _WhichOneofReturnType__cpu_period | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_quota) -> _WhichOneofReturnType__cpu_quota | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_shares) -> _WhichOneofReturnType__cpu_shares | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpuset_cpus) -> _WhichOneofReturnType__cpuset_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpuset_mems) -> _WhichOneofReturnType__cpuset_mems | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_reservation_bytes) -> _WhichOneofReturnType__memory_reservation_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_swap_bytes) -> _WhichOneofReturnType__memory_swap_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nano_cpus) -> _WhichOneofReturnType__nano_cpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pids_limit) -> _WhichOneofReturnType__pids_limit | None: ...
+
+Global___ContainerServiceUpdateRequest: _TypeAlias = ContainerServiceUpdateRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceUpdateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def container(self) -> Global___Container: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        container: Global___Container | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceUpdateResponse: _TypeAlias = ContainerServiceUpdateResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceTopRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PS_ARGUMENTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def ps_arguments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Arguments of ps(1); empty: "-ef". Only options that choose columns are taken."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ps_arguments: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "ps_arguments", b"ps_arguments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceTopRequest: _TypeAlias = ContainerServiceTopRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceTopResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Process(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """In the order of `titles`. Ids are those of the host."""
+
+        def __init__(
+            self,
+            *,
+            fields: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TITLES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceTopResponse.Process]: ...
+    def __init__(
+        self,
+        *,
+        titles: _abc.Iterable[_builtins.str] | None = ...,
+        processes: _abc.Iterable[Global___ContainerServiceTopResponse.Process] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processes", b"processes", "titles", b"titles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceTopResponse: _TypeAlias = ContainerServiceTopResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceStatsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    ONE_SHOT_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    one_shot: _builtins.bool
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Empty: all running ones, also those that start later."""
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Unset: 1 s. At least 0.1 s."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        one_shot: _builtins.bool = ...,
+        interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "names", b"names", "one_shot", b"one_shot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceStatsRequest: _TypeAlias = ContainerServiceStatsRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceStatsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Sample(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        TIME_FIELD_NUMBER: _builtins.int
+        CPU_NS_FIELD_NUMBER: _builtins.int
+        CPU_FRACTION_FIELD_NUMBER: _builtins.int
+        MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+        MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+        PIDS_FIELD_NUMBER: _builtins.int
+        PIDS_LIMIT_FIELD_NUMBER: _builtins.int
+        NETWORK_RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+        NETWORK_SENT_BYTES_FIELD_NUMBER: _builtins.int
+        BLOCK_READ_BYTES_FIELD_NUMBER: _builtins.int
+        BLOCK_WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+        THROTTLED_NS_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        name: _builtins.str
+        cpu_ns: _builtins.int
+        """Nanoseconds of processor time since the container began, and share of one processor since the sample before (or over
+        a tenth of a second): 1.0 is a whole one.
+        """
+        cpu_fraction: _builtins.float
+        memory_bytes: _builtins.int
+        """Without page cache that can be given up at once, as Docker counts."""
+        memory_limit_bytes: _builtins.int
+        """The limit, or the host's memory."""
+        pids: _builtins.int
+        pids_limit: _builtins.int
+        network_received_bytes: _builtins.int
+        network_sent_bytes: _builtins.int
+        block_read_bytes: _builtins.int
+        block_written_bytes: _builtins.int
+        throttled_ns: _builtins.int
+        @_builtins.property
+        def time(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            name: _builtins.str = ...,
+            time: _timestamp_pb2.Timestamp | None = ...,
+            cpu_ns: _builtins.int = ...,
+            cpu_fraction: _builtins.float = ...,
+            memory_bytes: _builtins.int = ...,
+            memory_limit_bytes: _builtins.int = ...,
+            pids: _builtins.int = ...,
+            pids_limit: _builtins.int = ...,
+            network_received_bytes: _builtins.int = ...,
+            network_sent_bytes: _builtins.int = ...,
+            block_read_bytes: _builtins.int = ...,
+            block_written_bytes: _builtins.int = ...,
+            throttled_ns: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["block_read_bytes", b"block_read_bytes", "block_written_bytes", b"block_written_bytes", "cpu_fraction", b"cpu_fraction", "cpu_ns", b"cpu_ns", "id", b"id", "memory_bytes", b"memory_bytes", "memory_limit_bytes", b"memory_limit_bytes", "name", b"name", "network_received_bytes", b"network_received_bytes", "network_sent_bytes", b"network_sent_bytes", "pids", b"pids", "pids_limit", b"pids_limit", "throttled_ns", b"throttled_ns", "time", b"time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceStatsResponse.Sample]:
+        """Samples of one moment, one a container."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___ContainerServiceStatsResponse.Sample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceStatsResponse: _TypeAlias = ContainerServiceStatsResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceChangesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceChangesRequest: _TypeAlias = ContainerServiceChangesRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceChangesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ContainerServiceChangesResponse._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ContainerServiceChangesResponse._Kind.ValueType  # 0
+        KIND_MODIFIED: ContainerServiceChangesResponse._Kind.ValueType  # 1
+        KIND_ADDED: ContainerServiceChangesResponse._Kind.ValueType  # 2
+        KIND_DELETED: ContainerServiceChangesResponse._Kind.ValueType  # 3
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: ContainerServiceChangesResponse.Kind.ValueType  # 0
+    KIND_MODIFIED: ContainerServiceChangesResponse.Kind.ValueType  # 1
+    KIND_ADDED: ContainerServiceChangesResponse.Kind.ValueType  # 2
+    KIND_DELETED: ContainerServiceChangesResponse.Kind.ValueType  # 3
+
+    @_typing.final
+    class Change(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        kind: Global___ContainerServiceChangesResponse.Kind.ValueType
+        path: _builtins.str
+        def __init__(
+            self,
+            *,
+            kind: Global___ContainerServiceChangesResponse.Kind.ValueType = ...,
+            path: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "path", b"path"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceChangesResponse.Change]:
+        """In batches, sorted by path over the whole stream."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ContainerServiceChangesResponse.Change] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceChangesResponse: _TypeAlias = ContainerServiceChangesResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCommitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NO_PAUSE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    name: _builtins.str
+    reference: _builtins.str
+    """Empty: the image has only its id."""
+    author: _builtins.str
+    message: _builtins.str
+    no_pause: _builtins.bool
+    """Do not pause a running container meanwhile."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Dockerfile instructions that change the configuration: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ONBUILD, USER, VOLUME,
+        WORKDIR, STOPSIGNAL, HEALTHCHECK.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        author: _builtins.str = ...,
+        message: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        no_pause: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "message", b"message", "name", b"name", "no_pause", b"no_pause", "reference", b"reference", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCommitRequest: _TypeAlias = ContainerServiceCommitRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCommitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.str
+    """Id of the new image."""
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCommitResponse: _TypeAlias = ContainerServiceCommitResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExportRequest: _TypeAlias = ContainerServiceExportRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExportResponse: _TypeAlias = ContainerServiceExportResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServicePruneRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LabelSelector]: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only those made before."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_types_pb2.LabelSelector] | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServicePruneRequest: _TypeAlias = ContainerServicePruneRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServicePruneResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServicePruneResponse: _TypeAlias = ContainerServicePruneResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _OnDisconnect:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ContainerServiceExecRequest._OnDisconnect.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ON_DISCONNECT_UNSPECIFIED: ContainerServiceExecRequest._OnDisconnect.ValueType  # 0
+        """Kill."""
+        ON_DISCONNECT_KILL: ContainerServiceExecRequest._OnDisconnect.ValueType  # 1
+        ON_DISCONNECT_DETACH: ContainerServiceExecRequest._OnDisconnect.ValueType  # 2
+
+    class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper): ...
+    ON_DISCONNECT_UNSPECIFIED: ContainerServiceExecRequest.OnDisconnect.ValueType  # 0
+    """Kill."""
+    ON_DISCONNECT_KILL: ContainerServiceExecRequest.OnDisconnect.ValueType  # 1
+    ON_DISCONNECT_DETACH: ContainerServiceExecRequest.OnDisconnect.ValueType  # 2
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    ENV_FIELD_NUMBER: _builtins.int
+    WORKING_DIR_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    TTY_FIELD_NUMBER: _builtins.int
+    STDIN_OPEN_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    name: _builtins.str
+    working_dir: _builtins.str
+    user: _builtins.str
+    tty: _builtins.bool
+    stdin_open: _builtins.bool
+    privileged: _builtins.bool
+    detach: _builtins.bool
+    """Nobody will attach: output is thrown away."""
+    on_disconnect: Global___ContainerServiceExecRequest.OnDisconnect.ValueType
+    rows: _builtins.int
+    """Size of the terminal at the start; 0: the default."""
+    columns: _builtins.int
+    @_builtins.property
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def env(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Added to the container's."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        command: _abc.Iterable[_builtins.str] | None = ...,
+        env: _abc.Iterable[_builtins.str] | None = ...,
+        working_dir: _builtins.str = ...,
+        user: _builtins.str = ...,
+        tty: _builtins.bool = ...,
+        stdin_open: _builtins.bool = ...,
+        privileged: _builtins.bool = ...,
+        detach: _builtins.bool = ...,
+        on_disconnect: Global___ContainerServiceExecRequest.OnDisconnect.ValueType = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "command", b"command", "detach", b"detach", "env", b"env", "name", b"name", "on_disconnect", b"on_disconnect", "privileged", b"privileged", "request_id", b"request_id", "rows", b"rows", "stdin_open", b"stdin_open", "tty", b"tty", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExecRequest: _TypeAlias = ContainerServiceExecRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    pid: _builtins.int
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        pid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExecResponse: _TypeAlias = ContainerServiceExecResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecAttachRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Start(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        EXEC_ID_FIELD_NUMBER: _builtins.int
+        CURSOR_FIELD_NUMBER: _builtins.int
+        exec_id: _builtins.str
+        cursor: _builtins.str
+        """Empty: from the beginning."""
+        def __init__(
+            self,
+            *,
+            exec_id: _builtins.str = ...,
+            cursor: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "exec_id", b"exec_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_FIELD_NUMBER: _builtins.int
+    STDIN_FIELD_NUMBER: _builtins.int
+    STDIN_EOF_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    stdin: _builtins.bytes
+    @_builtins.property
+    def start(self) -> Global___ContainerServiceExecAttachRequest.Start: ...
+    @_builtins.property
+    def stdin_eof(self) -> Global___ContainerServiceAttachRequest.StdinEof: ...
+    @_builtins.property
+    def resize(self) -> Global___ContainerServiceAttachRequest.Resize: ...
+    def __init__(
+        self,
+        *,
+        start: Global___ContainerServiceExecAttachRequest.Start | None = ...,
+        stdin: _builtins.bytes = ...,
+        stdin_eof: Global___ContainerServiceAttachRequest.StdinEof | None = ...,
+        resize: Global___ContainerServiceAttachRequest.Resize | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ContainerServiceExecAttachRequest: _TypeAlias = ContainerServiceExecAttachRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecAttachResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Output(_message.Message):
+        """Raw bytes as the process wrote them."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STREAM_FIELD_NUMBER: _builtins.int
+        DATA_FIELD_NUMBER: _builtins.int
+        CURSOR_FIELD_NUMBER: _builtins.int
+        stream: Global___LogRecord.Stream.ValueType
+        data: _builtins.bytes
+        cursor: _builtins.str
+        def __init__(
+            self,
+            *,
+            stream: Global___LogRecord.Stream.ValueType = ...,
+            data: _builtins.bytes = ...,
+            cursor: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "data", b"data", "stream", b"stream"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Exit(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        EXIT_CODE_FIELD_NUMBER: _builtins.int
+        exit_code: _builtins.int
+        def __init__(
+            self,
+            *,
+            exit_code: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["exit_code", b"exit_code"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def output(self) -> Global___ContainerServiceExecAttachResponse.Output: ...
+    @_builtins.property
+    def exit(self) -> Global___ContainerServiceExecAttachResponse.Exit: ...
+    def __init__(
+        self,
+        *,
+        output: Global___ContainerServiceExecAttachResponse.Output | None = ...,
+        exit: Global___ContainerServiceExecAttachResponse.Exit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["output", "exit"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ContainerServiceExecAttachResponse: _TypeAlias = ContainerServiceExecAttachResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecKillRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    exec_id: _builtins.str
+    signal: _builtins.str
+    """Empty: SIGKILL."""
+    def __init__(
+        self,
+        *,
+        exec_id: _builtins.str = ...,
+        signal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExecKillRequest: _TypeAlias = ContainerServiceExecKillRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceExecKillResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceExecKillResponse: _TypeAlias = ContainerServiceExecKillResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCopyInRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Start(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        KEEP_OWNER_FIELD_NUMBER: _builtins.int
+        NO_OVERWRITE_DIR_NON_DIR_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        path: _builtins.str
+        """A directory in the container that exists."""
+        keep_owner: _builtins.bool
+        """Keep the archive's owners (cp -a); else all belongs to the container's root."""
+        no_overwrite_dir_non_dir: _builtins.bool
+        """Refuse to replace a directory by a file and the other way round."""
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            path: _builtins.str = ...,
+            keep_owner: _builtins.bool = ...,
+            no_overwrite_dir_non_dir: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_owner", b"keep_owner", "name", b"name", "no_overwrite_dir_non_dir", b"no_overwrite_dir_non_dir", "path", b"path"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Up to 1 MiB."""
+    @_builtins.property
+    def start(self) -> Global___ContainerServiceCopyInRequest.Start: ...
+    def __init__(
+        self,
+        *,
+        start: Global___ContainerServiceCopyInRequest.Start | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ContainerServiceCopyInRequest: _TypeAlias = ContainerServiceCopyInRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCopyInResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCopyInResponse: _TypeAlias = ContainerServiceCopyInResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCopyOutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    FOLLOW_LINK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    path: _builtins.str
+    follow_link: _builtins.bool
+    """Follow a symbolic link at the path itself."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+        follow_link: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow_link", b"follow_link", "name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceCopyOutRequest: _TypeAlias = ContainerServiceCopyOutRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceCopyOutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAT_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def stat(self) -> Global___PathStat: ...
+    def __init__(
+        self,
+        *,
+        stat: Global___PathStat | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "stat", b"stat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "message", b"message", "stat", b"stat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["stat", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ContainerServiceCopyOutResponse: _TypeAlias = ContainerServiceCopyOutResponse  # noqa: Y015
+
+@_typing.final
+class ContainerServiceStatPathRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceStatPathRequest: _TypeAlias = ContainerServiceStatPathRequest  # noqa: Y015
+
+@_typing.final
+class ContainerServiceStatPathResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stat(self) -> Global___PathStat: ...
+    def __init__(
+        self,
+        *,
+        stat: Global___PathStat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stat", b"stat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stat", b"stat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerServiceStatPathResponse: _TypeAlias = ContainerServiceStatPathResponse  # noqa: Y015
+
+@_typing.final
+class PathStat(_message.Message):
+    """What is at a path of a container; as lstat(2) there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MODIFIED_AT_FIELD_NUMBER: _builtins.int
+    LINK_TARGET_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    size_bytes: _builtins.int
+    mode: _builtins.int
+    """st_mode: type and permissions."""
+    link_target: _builtins.str
+    """Where a symbolic link leads inside the container; else empty."""
+    uid: _builtins.int
+    gid: _builtins.int
+    @_builtins.property
+    def modified_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        mode: _builtins.int = ...,
+        modified_at: _timestamp_pb2.Timestamp | None = ...,
+        link_target: _builtins.str = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["modified_at", b"modified_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gid", b"gid", "link_target", b"link_target", "mode", b"mode", "modified_at", b"modified_at", "name", b"name", "size_bytes", b"size_bytes", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathStat: _TypeAlias = PathStat  # noqa: Y015
 
 @_typing.final
 class ContainerServiceStartRequest(_message.Message):
@@ -704,6 +2435,8 @@ class ContainerServiceWaitRequest(_message.Message):
         """The next exit, even if it is not running now."""
         CONDITION_REMOVED: ContainerServiceWaitRequest._Condition.ValueType  # 3
         """It no longer exists."""
+        CONDITION_HEALTHY: ContainerServiceWaitRequest._Condition.ValueType  # 4
+        """Running and healthy. FAILED_PRECONDITION, reason NO_HEALTH_CHECK or NOT_RUNNING, when that can't come."""
 
     class Condition(_Condition, metaclass=_ConditionEnumTypeWrapper): ...
     CONDITION_UNSPECIFIED: ContainerServiceWaitRequest.Condition.ValueType  # 0
@@ -714,6 +2447,8 @@ class ContainerServiceWaitRequest(_message.Message):
     """The next exit, even if it is not running now."""
     CONDITION_REMOVED: ContainerServiceWaitRequest.Condition.ValueType  # 3
     """It no longer exists."""
+    CONDITION_HEALTHY: ContainerServiceWaitRequest.Condition.ValueType  # 4
+    """Running and healthy. FAILED_PRECONDITION, reason NO_HEALTH_CHECK or NOT_RUNNING, when that can't come."""
 
     NAME_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
@@ -817,6 +2552,10 @@ class ContainerServiceListRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
     """Also those that do not run."""
     name: _builtins.str
@@ -825,6 +2564,11 @@ class ContainerServiceListRequest(_message.Message):
     """Image reference or id."""
     limit: _builtins.int
     """At most so many, newest first; 0: all. Implies `all`."""
+    sizes: _builtins.bool
+    """Also the size of each writable layer (slow)."""
+    health: Global___HealthStatus.ValueType
+    network: _builtins.str
+    volume: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LabelSelector]:
         """All of these must match."""
@@ -842,10 +2586,14 @@ class ContainerServiceListRequest(_message.Message):
         name: _builtins.str = ...,
         image: _builtins.str = ...,
         limit: _builtins.int = ...,
+        sizes: _builtins.bool = ...,
+        health: Global___HealthStatus.ValueType = ...,
+        network: _builtins.str = ...,
+        volume: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "image", b"image", "labels", b"labels", "limit", b"limit", "name", b"name", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "health", b"health", "image", b"image", "labels", b"labels", "limit", b"limit", "name", b"name", "network", b"network", "sizes", b"sizes", "states", b"states", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -895,6 +2643,94 @@ class ContainerServiceInspectResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class HealthState(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Probe(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            START_FIELD_NUMBER: _builtins.int
+            END_FIELD_NUMBER: _builtins.int
+            EXIT_CODE_FIELD_NUMBER: _builtins.int
+            OUTPUT_FIELD_NUMBER: _builtins.int
+            exit_code: _builtins.int
+            output: _builtins.str
+            """At most 4 KiB."""
+            @_builtins.property
+            def start(self) -> _timestamp_pb2.Timestamp: ...
+            @_builtins.property
+            def end(self) -> _timestamp_pb2.Timestamp: ...
+            def __init__(
+                self,
+                *,
+                start: _timestamp_pb2.Timestamp | None = ...,
+                end: _timestamp_pb2.Timestamp | None = ...,
+                exit_code: _builtins.int = ...,
+                output: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "exit_code", b"exit_code", "output", b"output", "start", b"start"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        STATUS_FIELD_NUMBER: _builtins.int
+        FAILING_STREAK_FIELD_NUMBER: _builtins.int
+        LOG_FIELD_NUMBER: _builtins.int
+        status: Global___HealthStatus.ValueType
+        failing_streak: _builtins.int
+        @_builtins.property
+        def log(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceInspectResponse.HealthState.Probe]:
+            """The last five, oldest first."""
+
+        def __init__(
+            self,
+            *,
+            status: Global___HealthStatus.ValueType = ...,
+            failing_streak: _builtins.int = ...,
+            log: _abc.Iterable[Global___ContainerServiceInspectResponse.HealthState.Probe] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["failing_streak", b"failing_streak", "log", b"log", "status", b"status"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class EndpointState(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NETWORK_FIELD_NUMBER: _builtins.int
+        IP_ADDRESS_FIELD_NUMBER: _builtins.int
+        IP6_ADDRESS_FIELD_NUMBER: _builtins.int
+        MAC_ADDRESS_FIELD_NUMBER: _builtins.int
+        GATEWAY_FIELD_NUMBER: _builtins.int
+        ALIASES_FIELD_NUMBER: _builtins.int
+        network: _builtins.str
+        ip_address: _builtins.str
+        ip6_address: _builtins.str
+        mac_address: _builtins.str
+        gateway: _builtins.str
+        @_builtins.property
+        def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            network: _builtins.str = ...,
+            ip_address: _builtins.str = ...,
+            ip6_address: _builtins.str = ...,
+            mac_address: _builtins.str = ...,
+            gateway: _builtins.str = ...,
+            aliases: _abc.Iterable[_builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "gateway", b"gateway", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "mac_address", b"mac_address", "network", b"network"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class MountPoint(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -931,6 +2767,8 @@ class ContainerServiceInspectResponse(_message.Message):
     LOG_PATH_FIELD_NUMBER: _builtins.int
     USERNS_BASE_FIELD_NUMBER: _builtins.int
     USERNS_SIZE_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
     """Path of the OCI runtime, and the mounts in the container with their places on the host."""
     log_path: _builtins.str
@@ -945,6 +2783,10 @@ class ContainerServiceInspectResponse(_message.Message):
 
     @_builtins.property
     def mounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceInspectResponse.MountPoint]: ...
+    @_builtins.property
+    def health(self) -> Global___ContainerServiceInspectResponse.HealthState: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerServiceInspectResponse.EndpointState]: ...
     def __init__(
         self,
         *,
@@ -955,10 +2797,12 @@ class ContainerServiceInspectResponse(_message.Message):
         log_path: _builtins.str = ...,
         userns_base: _builtins.int = ...,
         userns_size: _builtins.int = ...,
+        health: Global___ContainerServiceInspectResponse.HealthState | None = ...,
+        networks: _abc.Iterable[Global___ContainerServiceInspectResponse.EndpointState] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health", b"health", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "log_path", b"log_path", "mounts", b"mounts", "runtime", b"runtime", "spec", b"spec", "userns_base", b"userns_base", "userns_size", b"userns_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "health", b"health", "log_path", b"log_path", "mounts", b"mounts", "networks", b"networks", "runtime", b"runtime", "spec", b"spec", "userns_base", b"userns_base", "userns_size", b"userns_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1020,12 +2864,21 @@ class ContainerServiceLogsRequest(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    GREP_FIELD_NUMBER: _builtins.int
+    GREP_REGEX_FIELD_NUMBER: _builtins.int
+    GREP_INVERT_FIELD_NUMBER: _builtins.int
+    GREP_IGNORE_CASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     follow: _builtins.bool
     tail: _builtins.int
     """The last so many lines; unset: all."""
     cursor: _builtins.str
     """Resume after this place; `tail` and `since` are then ignored. Opaque."""
+    grep: _builtins.str
+    """Only lines that hold this; a regular expression (Python's) where `grep_regex`. Lines over 64 KiB are cut for the match."""
+    grep_regex: _builtins.bool
+    grep_invert: _builtins.bool
+    grep_ignore_case: _builtins.bool
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1044,10 +2897,14 @@ class ContainerServiceLogsRequest(_message.Message):
         until: _timestamp_pb2.Timestamp | None = ...,
         streams: _abc.Iterable[Global___LogRecord.Stream.ValueType] | None = ...,
         cursor: _builtins.str = ...,
+        grep: _builtins.str = ...,
+        grep_regex: _builtins.bool = ...,
+        grep_invert: _builtins.bool = ...,
+        grep_ignore_case: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "since", b"since", "tail", b"tail", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "cursor", b"cursor", "follow", b"follow", "name", b"name", "since", b"since", "streams", b"streams", "tail", b"tail", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "cursor", b"cursor", "follow", b"follow", "grep", b"grep", "grep_ignore_case", b"grep_ignore_case", "grep_invert", b"grep_invert", "grep_regex", b"grep_regex", "name", b"name", "since", b"since", "streams", b"streams", "tail", b"tail", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
     _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015

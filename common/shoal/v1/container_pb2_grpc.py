@@ -79,6 +79,96 @@ class ContainerServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceLogsRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceLogsResponse.FromString,
                 _registered_method=True)
+        self.Create = channel.unary_unary(
+                '/shoal.v1.ContainerService/Create',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCreateRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCreateResponse.FromString,
+                _registered_method=True)
+        self.Restart = channel.unary_unary(
+                '/shoal.v1.ContainerService/Restart',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRestartRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRestartResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/shoal.v1.ContainerService/Pause',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServicePauseRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServicePauseResponse.FromString,
+                _registered_method=True)
+        self.Unpause = channel.unary_unary(
+                '/shoal.v1.ContainerService/Unpause',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseResponse.FromString,
+                _registered_method=True)
+        self.Rename = channel.unary_unary(
+                '/shoal.v1.ContainerService/Rename',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRenameRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRenameResponse.FromString,
+                _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/shoal.v1.ContainerService/Update',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateResponse.FromString,
+                _registered_method=True)
+        self.Top = channel.unary_unary(
+                '/shoal.v1.ContainerService/Top',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceTopRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceTopResponse.FromString,
+                _registered_method=True)
+        self.Stats = channel.unary_stream(
+                '/shoal.v1.ContainerService/Stats',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatsRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatsResponse.FromString,
+                _registered_method=True)
+        self.Changes = channel.unary_stream(
+                '/shoal.v1.ContainerService/Changes',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceChangesRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceChangesResponse.FromString,
+                _registered_method=True)
+        self.Commit = channel.unary_unary(
+                '/shoal.v1.ContainerService/Commit',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCommitRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCommitResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/shoal.v1.ContainerService/Export',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExportRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExportResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/shoal.v1.ContainerService/Prune',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServicePruneRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServicePruneResponse.FromString,
+                _registered_method=True)
+        self.Exec = channel.unary_unary(
+                '/shoal.v1.ContainerService/Exec',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecResponse.FromString,
+                _registered_method=True)
+        self.ExecAttach = channel.stream_stream(
+                '/shoal.v1.ContainerService/ExecAttach',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachResponse.FromString,
+                _registered_method=True)
+        self.ExecKill = channel.unary_unary(
+                '/shoal.v1.ContainerService/ExecKill',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillResponse.FromString,
+                _registered_method=True)
+        self.CopyIn = channel.stream_unary(
+                '/shoal.v1.ContainerService/CopyIn',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInResponse.FromString,
+                _registered_method=True)
+        self.CopyOut = channel.unary_stream(
+                '/shoal.v1.ContainerService/CopyOut',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutResponse.FromString,
+                _registered_method=True)
+        self.StatPath = channel.unary_unary(
+                '/shoal.v1.ContainerService/StatPath',
+                request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathResponse.FromString,
+                _registered_method=True)
         self.Attach = channel.stream_stream(
                 '/shoal.v1.ContainerService/Attach',
                 request_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceAttachRequest.SerializeToString,
@@ -162,6 +252,150 @@ class ContainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Create(self, request, context):
+        """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
+        Codes as Run. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restart(self, request, context):
+        """Restart stops (if it runs) and starts. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Pause freezes all processes of a container. FAILED_PRECONDITION, reason NOT_RUNNING or ALREADY_PAUSED.
+        Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpause(self, request, context):
+        """Unpause thaws. FAILED_PRECONDITION, reason NOT_PAUSED. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rename(self, request, context):
+        """Rename gives a container another name. ALREADY_EXISTS, reason NAME_IN_USE. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Update(self, request, context):
+        """Update changes limits (at once, if it runs) and the restart policy. Fields that are not set stay.
+        Nothing is changed when any of it can't be. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Top(self, request, context):
+        """Top lists the processes of a running container with the host's ps(1). Read-only. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stats(self, request, context):
+        """Stats sends a sample of each running container that is asked for, then (unless `one_shot`) again every interval.
+        Read-only. Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Changes(self, request, context):
+        """Changes lists what the container's writable layer changes of its image, by path. Read-only. Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Commit(self, request, context):
+        """Commit makes an image of the container's file system and configuration. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Export sends the container's file system (without volumes) as a tar archive, in chunks. Read-only.
+        Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Prune removes all containers that do not run and that the selectors match. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Exec(self, request, context):
+        """Exec starts one more process in a running container and returns when it runs (or could not be started:
+        FAILED_PRECONDITION, reason COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE or NOT_RUNNING). Retry-safe by request_id.
+        Its output is kept from the start (at most 1 MiB while nobody reads: then the process waits); read it with ExecAttach.
+        `privileged` needs the role admin. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecAttach(self, request_iterator, context):
+        """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
+        Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
+        seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+        duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
+        it ended more than five minutes ago, or the daemon was restarted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecKill(self, request, context):
+        """ExecKill sends a signal to a process that Exec started. Idempotent: one that has ended is a success.
+        Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyIn(self, request_iterator, context):
+        """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
+        The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+        root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
+        PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyOut(self, request, context):
+        """CopyOut sends a file or directory of a container as a tar archive: `stat` first and once, then chunks. The archive's
+        first entry is named as the path's last component. Read-only. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StatPath(self, request, context):
+        """StatPath tells what is at a path inside a container. NOT_FOUND, reason PATH_NOT_FOUND. Read-only.
+        Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Attach(self, request_iterator, context):
         """Attach connects to a container's standard streams. Roles: admin, operator.
         The client's stream: `start` first and once, then `stdin` (bytes), `stdin_eof` (end of input; once), `resize`.
@@ -220,6 +454,96 @@ def add_ContainerServiceServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceLogsRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceLogsResponse.SerializeToString,
+            ),
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCreateRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCreateResponse.SerializeToString,
+            ),
+            'Restart': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restart,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRestartRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRestartResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServicePauseRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServicePauseResponse.SerializeToString,
+            ),
+            'Unpause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpause,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseResponse.SerializeToString,
+            ),
+            'Rename': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rename,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRenameRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceRenameResponse.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateResponse.SerializeToString,
+            ),
+            'Top': grpc.unary_unary_rpc_method_handler(
+                    servicer.Top,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceTopRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceTopResponse.SerializeToString,
+            ),
+            'Stats': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stats,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatsRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatsResponse.SerializeToString,
+            ),
+            'Changes': grpc.unary_stream_rpc_method_handler(
+                    servicer.Changes,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceChangesRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceChangesResponse.SerializeToString,
+            ),
+            'Commit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Commit,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCommitRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCommitResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExportRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExportResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServicePruneRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServicePruneResponse.SerializeToString,
+            ),
+            'Exec': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exec,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecResponse.SerializeToString,
+            ),
+            'ExecAttach': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecAttach,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachResponse.SerializeToString,
+            ),
+            'ExecKill': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecKill,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillResponse.SerializeToString,
+            ),
+            'CopyIn': grpc.stream_unary_rpc_method_handler(
+                    servicer.CopyIn,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInResponse.SerializeToString,
+            ),
+            'CopyOut': grpc.unary_stream_rpc_method_handler(
+                    servicer.CopyOut,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutResponse.SerializeToString,
+            ),
+            'StatPath': grpc.unary_unary_rpc_method_handler(
+                    servicer.StatPath,
+                    request_deserializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathResponse.SerializeToString,
             ),
             'Attach': grpc.stream_stream_rpc_method_handler(
                     servicer.Attach,
@@ -470,6 +794,492 @@ class ContainerService(object):
             '/shoal.v1.ContainerService/Logs',
             shoal_dot_v1_dot_container__pb2.ContainerServiceLogsRequest.SerializeToString,
             shoal_dot_v1_dot_container__pb2.ContainerServiceLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Create',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCreateRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCreateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Restart',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceRestartRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceRestartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Pause',
+            shoal_dot_v1_dot_container__pb2.ContainerServicePauseRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServicePauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Unpause',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceUnpauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rename(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Rename',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceRenameRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceRenameResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Update',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceUpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Top(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Top',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceTopRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceTopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Stats',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceStatsRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Changes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Changes',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceChangesRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Commit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Commit',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCommitRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCommitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Export',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExportRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Prune',
+            shoal_dot_v1_dot_container__pb2.ContainerServicePruneRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServicePruneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/Exec',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecAttach(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shoal.v1.ContainerService/ExecAttach',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecAttachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecKill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/ExecKill',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceExecKillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyIn(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/shoal.v1.ContainerService/CopyIn',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCopyInResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyOut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ContainerService/CopyOut',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceCopyOutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StatPath(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ContainerService/StatPath',
+            shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathRequest.SerializeToString,
+            shoal_dot_v1_dot_container__pb2.ContainerServiceStatPathResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,71 @@ class ContainerServiceStub:
     ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
     OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
     """
+    Create: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCreateRequest, _container_pb2.ContainerServiceCreateResponse]
+    """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
+    Codes as Run. Roles: admin, operator.
+    """
+    Restart: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceRestartRequest, _container_pb2.ContainerServiceRestartResponse]
+    """Restart stops (if it runs) and starts. Roles: admin, operator."""
+    Pause: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServicePauseRequest, _container_pb2.ContainerServicePauseResponse]
+    """Pause freezes all processes of a container. FAILED_PRECONDITION, reason NOT_RUNNING or ALREADY_PAUSED.
+    Roles: admin, operator.
+    """
+    Unpause: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceUnpauseRequest, _container_pb2.ContainerServiceUnpauseResponse]
+    """Unpause thaws. FAILED_PRECONDITION, reason NOT_PAUSED. Roles: admin, operator."""
+    Rename: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceRenameRequest, _container_pb2.ContainerServiceRenameResponse]
+    """Rename gives a container another name. ALREADY_EXISTS, reason NAME_IN_USE. Roles: admin, operator."""
+    Update: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceUpdateRequest, _container_pb2.ContainerServiceUpdateResponse]
+    """Update changes limits (at once, if it runs) and the restart policy. Fields that are not set stay.
+    Nothing is changed when any of it can't be. Roles: admin, operator.
+    """
+    Top: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceTopRequest, _container_pb2.ContainerServiceTopResponse]
+    """Top lists the processes of a running container with the host's ps(1). Read-only. Roles: admin, operator."""
+    Stats: _grpc.UnaryStreamMultiCallable[_container_pb2.ContainerServiceStatsRequest, _container_pb2.ContainerServiceStatsResponse]
+    """Stats sends a sample of each running container that is asked for, then (unless `one_shot`) again every interval.
+    Read-only. Roles: all.
+    """
+    Changes: _grpc.UnaryStreamMultiCallable[_container_pb2.ContainerServiceChangesRequest, _container_pb2.ContainerServiceChangesResponse]
+    """Changes lists what the container's writable layer changes of its image, by path. Read-only. Roles: all."""
+    Commit: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCommitRequest, _container_pb2.ContainerServiceCommitResponse]
+    """Commit makes an image of the container's file system and configuration. Roles: admin, operator."""
+    Export: _grpc.UnaryStreamMultiCallable[_container_pb2.ContainerServiceExportRequest, _container_pb2.ContainerServiceExportResponse]
+    """Export sends the container's file system (without volumes) as a tar archive, in chunks. Read-only.
+    Roles: admin, operator.
+    """
+    Prune: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServicePruneRequest, _container_pb2.ContainerServicePruneResponse]
+    """Prune removes all containers that do not run and that the selectors match. Roles: admin, operator."""
+    Exec: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceExecRequest, _container_pb2.ContainerServiceExecResponse]
+    """Exec starts one more process in a running container and returns when it runs (or could not be started:
+    FAILED_PRECONDITION, reason COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE or NOT_RUNNING). Retry-safe by request_id.
+    Its output is kept from the start (at most 1 MiB while nobody reads: then the process waits); read it with ExecAttach.
+    `privileged` needs the role admin. Roles: admin, operator.
+    """
+    ExecAttach: _grpc.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]
+    """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
+    Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
+    seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+    duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
+    it ended more than five minutes ago, or the daemon was restarted.
+    """
+    ExecKill: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceExecKillRequest, _container_pb2.ContainerServiceExecKillResponse]
+    """ExecKill sends a signal to a process that Exec started. Idempotent: one that has ended is a success.
+    Roles: admin, operator.
+    """
+    CopyIn: _grpc.StreamUnaryMultiCallable[_container_pb2.ContainerServiceCopyInRequest, _container_pb2.ContainerServiceCopyInResponse]
+    """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
+    The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+    root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
+    PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
+    """
+    CopyOut: _grpc.UnaryStreamMultiCallable[_container_pb2.ContainerServiceCopyOutRequest, _container_pb2.ContainerServiceCopyOutResponse]
+    """CopyOut sends a file or directory of a container as a tar archive: `stat` first and once, then chunks. The archive's
+    first entry is named as the path's last component. Read-only. Roles: admin, operator.
+    """
+    StatPath: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceStatPathRequest, _container_pb2.ContainerServiceStatPathResponse]
+    """StatPath tells what is at a path inside a container. NOT_FOUND, reason PATH_NOT_FOUND. Read-only.
+    Roles: admin, operator.
+    """
     Attach: _grpc.StreamStreamMultiCallable[_container_pb2.ContainerServiceAttachRequest, _container_pb2.ContainerServiceAttachResponse]
     """Attach connects to a container's standard streams. Roles: admin, operator.
     The client's stream: `start` first and once, then `stdin` (bytes), `stdin_eof` (end of input; once), `resize`.
@@ -105,6 +170,71 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
     ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
     OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+    """
+    Create: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCreateRequest, _container_pb2.ContainerServiceCreateResponse]  # type: ignore[assignment]
+    """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
+    Codes as Run. Roles: admin, operator.
+    """
+    Restart: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceRestartRequest, _container_pb2.ContainerServiceRestartResponse]  # type: ignore[assignment]
+    """Restart stops (if it runs) and starts. Roles: admin, operator."""
+    Pause: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServicePauseRequest, _container_pb2.ContainerServicePauseResponse]  # type: ignore[assignment]
+    """Pause freezes all processes of a container. FAILED_PRECONDITION, reason NOT_RUNNING or ALREADY_PAUSED.
+    Roles: admin, operator.
+    """
+    Unpause: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceUnpauseRequest, _container_pb2.ContainerServiceUnpauseResponse]  # type: ignore[assignment]
+    """Unpause thaws. FAILED_PRECONDITION, reason NOT_PAUSED. Roles: admin, operator."""
+    Rename: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceRenameRequest, _container_pb2.ContainerServiceRenameResponse]  # type: ignore[assignment]
+    """Rename gives a container another name. ALREADY_EXISTS, reason NAME_IN_USE. Roles: admin, operator."""
+    Update: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceUpdateRequest, _container_pb2.ContainerServiceUpdateResponse]  # type: ignore[assignment]
+    """Update changes limits (at once, if it runs) and the restart policy. Fields that are not set stay.
+    Nothing is changed when any of it can't be. Roles: admin, operator.
+    """
+    Top: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceTopRequest, _container_pb2.ContainerServiceTopResponse]  # type: ignore[assignment]
+    """Top lists the processes of a running container with the host's ps(1). Read-only. Roles: admin, operator."""
+    Stats: _aio.UnaryStreamMultiCallable[_container_pb2.ContainerServiceStatsRequest, _container_pb2.ContainerServiceStatsResponse]  # type: ignore[assignment]
+    """Stats sends a sample of each running container that is asked for, then (unless `one_shot`) again every interval.
+    Read-only. Roles: all.
+    """
+    Changes: _aio.UnaryStreamMultiCallable[_container_pb2.ContainerServiceChangesRequest, _container_pb2.ContainerServiceChangesResponse]  # type: ignore[assignment]
+    """Changes lists what the container's writable layer changes of its image, by path. Read-only. Roles: all."""
+    Commit: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCommitRequest, _container_pb2.ContainerServiceCommitResponse]  # type: ignore[assignment]
+    """Commit makes an image of the container's file system and configuration. Roles: admin, operator."""
+    Export: _aio.UnaryStreamMultiCallable[_container_pb2.ContainerServiceExportRequest, _container_pb2.ContainerServiceExportResponse]  # type: ignore[assignment]
+    """Export sends the container's file system (without volumes) as a tar archive, in chunks. Read-only.
+    Roles: admin, operator.
+    """
+    Prune: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServicePruneRequest, _container_pb2.ContainerServicePruneResponse]  # type: ignore[assignment]
+    """Prune removes all containers that do not run and that the selectors match. Roles: admin, operator."""
+    Exec: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceExecRequest, _container_pb2.ContainerServiceExecResponse]  # type: ignore[assignment]
+    """Exec starts one more process in a running container and returns when it runs (or could not be started:
+    FAILED_PRECONDITION, reason COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE or NOT_RUNNING). Retry-safe by request_id.
+    Its output is kept from the start (at most 1 MiB while nobody reads: then the process waits); read it with ExecAttach.
+    `privileged` needs the role admin. Roles: admin, operator.
+    """
+    ExecAttach: _aio.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]  # type: ignore[assignment]
+    """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
+    Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
+    seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+    duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
+    it ended more than five minutes ago, or the daemon was restarted.
+    """
+    ExecKill: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceExecKillRequest, _container_pb2.ContainerServiceExecKillResponse]  # type: ignore[assignment]
+    """ExecKill sends a signal to a process that Exec started. Idempotent: one that has ended is a success.
+    Roles: admin, operator.
+    """
+    CopyIn: _aio.StreamUnaryMultiCallable[_container_pb2.ContainerServiceCopyInRequest, _container_pb2.ContainerServiceCopyInResponse]  # type: ignore[assignment]
+    """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
+    The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+    root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
+    PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
+    """
+    CopyOut: _aio.UnaryStreamMultiCallable[_container_pb2.ContainerServiceCopyOutRequest, _container_pb2.ContainerServiceCopyOutResponse]  # type: ignore[assignment]
+    """CopyOut sends a file or directory of a container as a tar archive: `stat` first and once, then chunks. The archive's
+    first entry is named as the path's last component. Read-only. Roles: admin, operator.
+    """
+    StatPath: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceStatPathRequest, _container_pb2.ContainerServiceStatPathResponse]  # type: ignore[assignment]
+    """StatPath tells what is at a path inside a container. NOT_FOUND, reason PATH_NOT_FOUND. Read-only.
+    Roles: admin, operator.
     """
     Attach: _aio.StreamStreamMultiCallable[_container_pb2.ContainerServiceAttachRequest, _container_pb2.ContainerServiceAttachResponse]  # type: ignore[assignment]
     """Attach connects to a container's standard streams. Roles: admin, operator.
@@ -199,6 +329,179 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
         ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
         OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+        """
+
+    @_abc_1.abstractmethod
+    def Create(
+        self,
+        request: _container_pb2.ContainerServiceCreateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceCreateResponse, _abc.Awaitable[_container_pb2.ContainerServiceCreateResponse]]:
+        """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
+        Codes as Run. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Restart(
+        self,
+        request: _container_pb2.ContainerServiceRestartRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceRestartResponse, _abc.Awaitable[_container_pb2.ContainerServiceRestartResponse]]:
+        """Restart stops (if it runs) and starts. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _container_pb2.ContainerServicePauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServicePauseResponse, _abc.Awaitable[_container_pb2.ContainerServicePauseResponse]]:
+        """Pause freezes all processes of a container. FAILED_PRECONDITION, reason NOT_RUNNING or ALREADY_PAUSED.
+        Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Unpause(
+        self,
+        request: _container_pb2.ContainerServiceUnpauseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceUnpauseResponse, _abc.Awaitable[_container_pb2.ContainerServiceUnpauseResponse]]:
+        """Unpause thaws. FAILED_PRECONDITION, reason NOT_PAUSED. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Rename(
+        self,
+        request: _container_pb2.ContainerServiceRenameRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceRenameResponse, _abc.Awaitable[_container_pb2.ContainerServiceRenameResponse]]:
+        """Rename gives a container another name. ALREADY_EXISTS, reason NAME_IN_USE. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Update(
+        self,
+        request: _container_pb2.ContainerServiceUpdateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceUpdateResponse, _abc.Awaitable[_container_pb2.ContainerServiceUpdateResponse]]:
+        """Update changes limits (at once, if it runs) and the restart policy. Fields that are not set stay.
+        Nothing is changed when any of it can't be. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Top(
+        self,
+        request: _container_pb2.ContainerServiceTopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceTopResponse, _abc.Awaitable[_container_pb2.ContainerServiceTopResponse]]:
+        """Top lists the processes of a running container with the host's ps(1). Read-only. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Stats(
+        self,
+        request: _container_pb2.ContainerServiceStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceStatsResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceStatsResponse]]:
+        """Stats sends a sample of each running container that is asked for, then (unless `one_shot`) again every interval.
+        Read-only. Roles: all.
+        """
+
+    @_abc_1.abstractmethod
+    def Changes(
+        self,
+        request: _container_pb2.ContainerServiceChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceChangesResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceChangesResponse]]:
+        """Changes lists what the container's writable layer changes of its image, by path. Read-only. Roles: all."""
+
+    @_abc_1.abstractmethod
+    def Commit(
+        self,
+        request: _container_pb2.ContainerServiceCommitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceCommitResponse, _abc.Awaitable[_container_pb2.ContainerServiceCommitResponse]]:
+        """Commit makes an image of the container's file system and configuration. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _container_pb2.ContainerServiceExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceExportResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceExportResponse]]:
+        """Export sends the container's file system (without volumes) as a tar archive, in chunks. Read-only.
+        Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _container_pb2.ContainerServicePruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServicePruneResponse, _abc.Awaitable[_container_pb2.ContainerServicePruneResponse]]:
+        """Prune removes all containers that do not run and that the selectors match. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Exec(
+        self,
+        request: _container_pb2.ContainerServiceExecRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceExecResponse, _abc.Awaitable[_container_pb2.ContainerServiceExecResponse]]:
+        """Exec starts one more process in a running container and returns when it runs (or could not be started:
+        FAILED_PRECONDITION, reason COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE or NOT_RUNNING). Retry-safe by request_id.
+        Its output is kept from the start (at most 1 MiB while nobody reads: then the process waits); read it with ExecAttach.
+        `privileged` needs the role admin. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecAttach(
+        self,
+        request_iterator: _MaybeAsyncIterator[_container_pb2.ContainerServiceExecAttachRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceExecAttachResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceExecAttachResponse]]:
+        """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
+        Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
+        seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+        duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
+        it ended more than five minutes ago, or the daemon was restarted.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecKill(
+        self,
+        request: _container_pb2.ContainerServiceExecKillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceExecKillResponse, _abc.Awaitable[_container_pb2.ContainerServiceExecKillResponse]]:
+        """ExecKill sends a signal to a process that Exec started. Idempotent: one that has ended is a success.
+        Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def CopyIn(
+        self,
+        request_iterator: _MaybeAsyncIterator[_container_pb2.ContainerServiceCopyInRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceCopyInResponse, _abc.Awaitable[_container_pb2.ContainerServiceCopyInResponse]]:
+        """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
+        The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+        root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
+        PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
+        """
+
+    @_abc_1.abstractmethod
+    def CopyOut(
+        self,
+        request: _container_pb2.ContainerServiceCopyOutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceCopyOutResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceCopyOutResponse]]:
+        """CopyOut sends a file or directory of a container as a tar archive: `stat` first and once, then chunks. The archive's
+        first entry is named as the path's last component. Read-only. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def StatPath(
+        self,
+        request: _container_pb2.ContainerServiceStatPathRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_container_pb2.ContainerServiceStatPathResponse, _abc.Awaitable[_container_pb2.ContainerServiceStatPathResponse]]:
+        """StatPath tells what is at a path inside a container. NOT_FOUND, reason PATH_NOT_FOUND. Read-only.
+        Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from shoal.v1 import types_pb2 as shoal_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15shoal/v1/volume.proto\x12\x08shoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\x11\n\tanonymous\x18\x04 \x01(\x08\x12,\n\x06labels\x18\x05 \x03(\x0b\x32\x1c.shoal.v1.Volume.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1a\n\x18VolumeServiceListRequest\"=\n\x19VolumeServiceListResponse\x12 \n\x06volume\x18\x01 \x01(\x0b\x32\x10.shoal.v1.Volume\"*\n\x1aVolumeServiceRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\x1bVolumeServiceRemoveResponse2\xb9\x01\n\rVolumeService\x12Q\n\x04List\x12\".shoal.v1.VolumeServiceListRequest\x1a#.shoal.v1.VolumeServiceListResponse0\x01\x12U\n\x06Remove\x12$.shoal.v1.VolumeServiceRemoveRequest\x1a%.shoal.v1.VolumeServiceRemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15shoal/v1/volume.proto\x12\x08shoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14shoal/v1/types.proto\"\xaa\x02\n\x06Volume\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\x11\n\tanonymous\x18\x04 \x01(\x08\x12,\n\x06labels\x18\x05 \x03(\x0b\x32\x1c.shoal.v1.Volume.LabelsEntry\x12.\n\x07options\x18\x06 \x03(\x0b\x32\x1d.shoal.v1.Volume.OptionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x18VolumeServiceListRequest\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61ngling\x18\x03 \x01(\x08\"\x8f\x02\n\x1aVolumeServiceCreateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12@\n\x06labels\x18\x02 \x03(\x0b\x32\x30.shoal.v1.VolumeServiceCreateRequest.LabelsEntry\x12\x42\n\x07options\x18\x03 \x03(\x0b\x32\x31.shoal.v1.VolumeServiceCreateRequest.OptionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"?\n\x1bVolumeServiceCreateResponse\x12 \n\x06volume\x18\x01 \x01(\x0b\x32\x10.shoal.v1.Volume\"+\n\x1bVolumeServiceInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"h\n\x1cVolumeServiceInspectResponse\x12 \n\x06volume\x18\x01 \x01(\x0b\x32\x10.shoal.v1.Volume\x12\x12\n\ncontainers\x18\x02 \x03(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"Q\n\x19VolumeServicePruneRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\'\n\x06labels\x18\x02 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\"@\n\x1aVolumeServicePruneResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\"*\n\x1aVolumeServiceExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\",\n\x1bVolumeServiceExportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"H\n\x1aVolumeServiceImportRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\x1d\n\x1bVolumeServiceImportResponse\"=\n\x19VolumeServiceListResponse\x12 \n\x06volume\x18\x01 \x01(\x0b\x32\x10.shoal.v1.Volume\"*\n\x1aVolumeServiceRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\x1bVolumeServiceRemoveResponse2\xf0\x04\n\rVolumeService\x12Q\n\x04List\x12\".shoal.v1.VolumeServiceListRequest\x1a#.shoal.v1.VolumeServiceListResponse0\x01\x12U\n\x06\x43reate\x12$.shoal.v1.VolumeServiceCreateRequest\x1a%.shoal.v1.VolumeServiceCreateResponse\x12X\n\x07Inspect\x12%.shoal.v1.VolumeServiceInspectRequest\x1a&.shoal.v1.VolumeServiceInspectResponse\x12R\n\x05Prune\x12#.shoal.v1.VolumeServicePruneRequest\x1a$.shoal.v1.VolumeServicePruneResponse\x12W\n\x06\x45xport\x12$.shoal.v1.VolumeServiceExportRequest\x1a%.shoal.v1.VolumeServiceExportResponse0\x01\x12W\n\x06Import\x12$.shoal.v1.VolumeServiceImportRequest\x1a%.shoal.v1.VolumeServiceImportResponse(\x01\x12U\n\x06Remove\x12$.shoal.v1.VolumeServiceRemoveRequest\x1a%.shoal.v1.VolumeServiceRemoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VOLUME_LABELSENTRY']._loaded_options = None
   _globals['_VOLUME_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_VOLUME']._serialized_start=69
-  _globals['_VOLUME']._serialized_end=271
-  _globals['_VOLUME_LABELSENTRY']._serialized_start=226
-  _globals['_VOLUME_LABELSENTRY']._serialized_end=271
-  _globals['_VOLUMESERVICELISTREQUEST']._serialized_start=273
-  _globals['_VOLUMESERVICELISTREQUEST']._serialized_end=299
-  _globals['_VOLUMESERVICELISTRESPONSE']._serialized_start=301
-  _globals['_VOLUMESERVICELISTRESPONSE']._serialized_end=362
-  _globals['_VOLUMESERVICEREMOVEREQUEST']._serialized_start=364
-  _globals['_VOLUMESERVICEREMOVEREQUEST']._serialized_end=406
-  _globals['_VOLUMESERVICEREMOVERESPONSE']._serialized_start=408
-  _globals['_VOLUMESERVICEREMOVERESPONSE']._serialized_end=437
-  _globals['_VOLUMESERVICE']._serialized_start=440
-  _globals['_VOLUMESERVICE']._serialized_end=625
+  _globals['_VOLUME_OPTIONSENTRY']._loaded_options = None
+  _globals['_VOLUME_OPTIONSENTRY']._serialized_options = b'8\001'
+  _globals['_VOLUMESERVICECREATEREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_VOLUMESERVICECREATEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_VOLUMESERVICECREATEREQUEST_OPTIONSENTRY']._loaded_options = None
+  _globals['_VOLUMESERVICECREATEREQUEST_OPTIONSENTRY']._serialized_options = b'8\001'
+  _globals['_VOLUME']._serialized_start=91
+  _globals['_VOLUME']._serialized_end=389
+  _globals['_VOLUME_LABELSENTRY']._serialized_start=296
+  _globals['_VOLUME_LABELSENTRY']._serialized_end=341
+  _globals['_VOLUME_OPTIONSENTRY']._serialized_start=343
+  _globals['_VOLUME_OPTIONSENTRY']._serialized_end=389
+  _globals['_VOLUMESERVICELISTREQUEST']._serialized_start=391
+  _globals['_VOLUMESERVICELISTREQUEST']._serialized_end=490
+  _globals['_VOLUMESERVICECREATEREQUEST']._serialized_start=493
+  _globals['_VOLUMESERVICECREATEREQUEST']._serialized_end=764
+  _globals['_VOLUMESERVICECREATEREQUEST_LABELSENTRY']._serialized_start=296
+  _globals['_VOLUMESERVICECREATEREQUEST_LABELSENTRY']._serialized_end=341
+  _globals['_VOLUMESERVICECREATEREQUEST_OPTIONSENTRY']._serialized_start=343
+  _globals['_VOLUMESERVICECREATEREQUEST_OPTIONSENTRY']._serialized_end=389
+  _globals['_VOLUMESERVICECREATERESPONSE']._serialized_start=766
+  _globals['_VOLUMESERVICECREATERESPONSE']._serialized_end=829
+  _globals['_VOLUMESERVICEINSPECTREQUEST']._serialized_start=831
+  _globals['_VOLUMESERVICEINSPECTREQUEST']._serialized_end=874
+  _globals['_VOLUMESERVICEINSPECTRESPONSE']._serialized_start=876
+  _globals['_VOLUMESERVICEINSPECTRESPONSE']._serialized_end=980
+  _globals['_VOLUMESERVICEPRUNEREQUEST']._serialized_start=982
+  _globals['_VOLUMESERVICEPRUNEREQUEST']._serialized_end=1063
+  _globals['_VOLUMESERVICEPRUNERESPONSE']._serialized_start=1065
+  _globals['_VOLUMESERVICEPRUNERESPONSE']._serialized_end=1129
+  _globals['_VOLUMESERVICEEXPORTREQUEST']._serialized_start=1131
+  _globals['_VOLUMESERVICEEXPORTREQUEST']._serialized_end=1173
+  _globals['_VOLUMESERVICEEXPORTRESPONSE']._serialized_start=1175
+  _globals['_VOLUMESERVICEEXPORTRESPONSE']._serialized_end=1219
+  _globals['_VOLUMESERVICEIMPORTREQUEST']._serialized_start=1221
+  _globals['_VOLUMESERVICEIMPORTREQUEST']._serialized_end=1293
+  _globals['_VOLUMESERVICEIMPORTRESPONSE']._serialized_start=1295
+  _globals['_VOLUMESERVICEIMPORTRESPONSE']._serialized_end=1324
+  _globals['_VOLUMESERVICELISTRESPONSE']._serialized_start=1326
+  _globals['_VOLUMESERVICELISTRESPONSE']._serialized_end=1387
+  _globals['_VOLUMESERVICEREMOVEREQUEST']._serialized_start=1389
+  _globals['_VOLUMESERVICEREMOVEREQUEST']._serialized_end=1431
+  _globals['_VOLUMESERVICEREMOVERESPONSE']._serialized_start=1433
+  _globals['_VOLUMESERVICEREMOVERESPONSE']._serialized_end=1462
+  _globals['_VOLUMESERVICE']._serialized_start=1465
+  _globals['_VOLUMESERVICE']._serialized_end=2089
 # @@protoc_insertion_point(module_scope)

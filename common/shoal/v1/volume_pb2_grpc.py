@@ -39,6 +39,31 @@ class VolumeServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceListRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceListResponse.FromString,
                 _registered_method=True)
+        self.Create = channel.unary_unary(
+                '/shoal.v1.VolumeService/Create',
+                request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateResponse.FromString,
+                _registered_method=True)
+        self.Inspect = channel.unary_unary(
+                '/shoal.v1.VolumeService/Inspect',
+                request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/shoal.v1.VolumeService/Prune',
+                request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServicePruneRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServicePruneResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/shoal.v1.VolumeService/Export',
+                request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceExportRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceExportResponse.FromString,
+                _registered_method=True)
+        self.Import = channel.stream_unary(
+                '/shoal.v1.VolumeService/Import',
+                request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceImportRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceImportResponse.FromString,
+                _registered_method=True)
         self.Remove = channel.unary_unary(
                 '/shoal.v1.VolumeService/Remove',
                 request_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceRemoveRequest.SerializeToString,
@@ -51,6 +76,42 @@ class VolumeServiceServicer(object):
 
     def List(self, request, context):
         """List sends one volume a message, by name. Read-only. Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Create(self, request, context):
+        """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
+        VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inspect(self, request, context):
+        """Inspect returns a volume and who uses it. Read-only. Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Prune removes volumes that no container names: anonymous ones, or all. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request_iterator, context):
+        """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +132,31 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceListRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceListResponse.SerializeToString,
+            ),
+            'Create': grpc.unary_unary_rpc_method_handler(
+                    servicer.Create,
+                    request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateResponse.SerializeToString,
+            ),
+            'Inspect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServicePruneRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServicePruneResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceExportRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceExportResponse.SerializeToString,
+            ),
+            'Import': grpc.stream_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceImportRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_volume__pb2.VolumeServiceImportResponse.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
@@ -105,6 +191,141 @@ class VolumeService(object):
             '/shoal.v1.VolumeService/List',
             shoal_dot_v1_dot_volume__pb2.VolumeServiceListRequest.SerializeToString,
             shoal_dot_v1_dot_volume__pb2.VolumeServiceListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Create(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.VolumeService/Create',
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateRequest.SerializeToString,
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceCreateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.VolumeService/Inspect',
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectRequest.SerializeToString,
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceInspectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.VolumeService/Prune',
+            shoal_dot_v1_dot_volume__pb2.VolumeServicePruneRequest.SerializeToString,
+            shoal_dot_v1_dot_volume__pb2.VolumeServicePruneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.VolumeService/Export',
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceExportRequest.SerializeToString,
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/shoal.v1.VolumeService/Import',
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceImportRequest.SerializeToString,
+            shoal_dot_v1_dot_volume__pb2.VolumeServiceImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

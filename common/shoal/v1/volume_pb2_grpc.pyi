@@ -33,6 +33,18 @@ class VolumeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> VolumeServiceAsyncStub: ...
     List: _grpc.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceListRequest, _volume_pb2.VolumeServiceListResponse]
     """List sends one volume a message, by name. Read-only. Roles: all."""
+    Create: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceCreateRequest, _volume_pb2.VolumeServiceCreateResponse]
+    """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
+    VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+    """
+    Inspect: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceInspectRequest, _volume_pb2.VolumeServiceInspectResponse]
+    """Inspect returns a volume and who uses it. Read-only. Roles: all."""
+    Prune: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServicePruneRequest, _volume_pb2.VolumeServicePruneResponse]
+    """Prune removes volumes that no container names: anonymous ones, or all. Roles: admin, operator."""
+    Export: _grpc.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceExportRequest, _volume_pb2.VolumeServiceExportResponse]
+    """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator."""
+    Import: _grpc.StreamUnaryMultiCallable[_volume_pb2.VolumeServiceImportRequest, _volume_pb2.VolumeServiceImportResponse]
+    """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
     Remove: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceRemoveRequest, _volume_pb2.VolumeServiceRemoveResponse]
     """Remove deletes a volume and its content. FAILED_PRECONDITION, reason VOLUME_IN_USE, while a container names it.
     Roles: admin, operator.
@@ -43,6 +55,18 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceListRequest, _volume_pb2.VolumeServiceListResponse]  # type: ignore[assignment]
     """List sends one volume a message, by name. Read-only. Roles: all."""
+    Create: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceCreateRequest, _volume_pb2.VolumeServiceCreateResponse]  # type: ignore[assignment]
+    """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
+    VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+    """
+    Inspect: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceInspectRequest, _volume_pb2.VolumeServiceInspectResponse]  # type: ignore[assignment]
+    """Inspect returns a volume and who uses it. Read-only. Roles: all."""
+    Prune: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServicePruneRequest, _volume_pb2.VolumeServicePruneResponse]  # type: ignore[assignment]
+    """Prune removes volumes that no container names: anonymous ones, or all. Roles: admin, operator."""
+    Export: _aio.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceExportRequest, _volume_pb2.VolumeServiceExportResponse]  # type: ignore[assignment]
+    """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator."""
+    Import: _aio.StreamUnaryMultiCallable[_volume_pb2.VolumeServiceImportRequest, _volume_pb2.VolumeServiceImportResponse]  # type: ignore[assignment]
+    """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
     Remove: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceRemoveRequest, _volume_pb2.VolumeServiceRemoveResponse]  # type: ignore[assignment]
     """Remove deletes a volume and its content. FAILED_PRECONDITION, reason VOLUME_IN_USE, while a container names it.
     Roles: admin, operator.
@@ -56,6 +80,48 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_volume_pb2.VolumeServiceListResponse], _abc.AsyncIterator[_volume_pb2.VolumeServiceListResponse]]:
         """List sends one volume a message, by name. Read-only. Roles: all."""
+
+    @_abc_1.abstractmethod
+    def Create(
+        self,
+        request: _volume_pb2.VolumeServiceCreateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeServiceCreateResponse, _abc.Awaitable[_volume_pb2.VolumeServiceCreateResponse]]:
+        """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
+        VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+        """
+
+    @_abc_1.abstractmethod
+    def Inspect(
+        self,
+        request: _volume_pb2.VolumeServiceInspectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeServiceInspectResponse, _abc.Awaitable[_volume_pb2.VolumeServiceInspectResponse]]:
+        """Inspect returns a volume and who uses it. Read-only. Roles: all."""
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _volume_pb2.VolumeServicePruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeServicePruneResponse, _abc.Awaitable[_volume_pb2.VolumeServicePruneResponse]]:
+        """Prune removes volumes that no container names: anonymous ones, or all. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _volume_pb2.VolumeServiceExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_volume_pb2.VolumeServiceExportResponse], _abc.AsyncIterator[_volume_pb2.VolumeServiceExportResponse]]:
+        """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request_iterator: _MaybeAsyncIterator[_volume_pb2.VolumeServiceImportRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.VolumeServiceImportResponse, _abc.Awaitable[_volume_pb2.VolumeServiceImportResponse]]:
+        """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
 
     @_abc_1.abstractmethod
     def Remove(

@@ -10,19 +10,26 @@ from shoal.v1 import container_pb2 as pb
 from shoald.api.checks import invalid, required
 from shoald.api.codec_common import duration, platform, platform_of, seconds_of
 from shoald.model.container import (
+    BlkioLimit,
     ContainerSpec,
+    Device,
+    HealthCheck,
+    LogConfig,
     Mount,
     MountKind,
     PortMapping,
     Resources,
     RestartPolicy,
     RestartPolicyName,
+    Ulimit,
 )
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?")
+_NETWORK = re.compile(r"(container:)?[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"[^=]+=.*", re.DOTALL)
 _MAX_PORT = 65535
+_BLKIO_LIMITS = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 _MAX_MODE = 0o7777
 
 _POLICIES = {
@@ -37,6 +44,8 @@ _KINDS = {
     pb.Mount.KIND_BIND: MountKind.BIND,
     pb.Mount.KIND_VOLUME: MountKind.VOLUME,
     pb.Mount.KIND_TMPFS: MountKind.TMPFS,
+    pb.Mount.KIND_CONTENT: MountKind.CONTENT,
+    pb.Mount.KIND_SECRET: MountKind.SECRET,
 }
 KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _PROTOCOLS = {
@@ -80,7 +89,46 @@ def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
         else None,
         userns=message.userns,
         platform=str(wanted) if wanted else "",
+        health_check=health_check_of(message.health_check),
+        cap_add=tuple(message.cap_add),
+        cap_drop=tuple(message.cap_drop),
+        privileged=message.privileged,
+        security_options=tuple(message.security_options),
+        group_add=tuple(message.group_add),
+        pid_mode=message.pid_mode,
+        ipc_mode=message.ipc_mode,
+        uts_mode=message.uts_mode,
+        cgroupns_mode=message.cgroupns_mode,
+        domainname=message.domainname,
+        extra_hosts=tuple(message.extra_hosts),
+        dns=tuple(message.dns),
+        dns_search=tuple(message.dns_search),
+        dns_options=tuple(message.dns_options),
+        mac_address=message.mac_address,
+        ip_address=message.ip_address,
+        ip6_address=message.ip6_address,
+        network_aliases=tuple(message.network_aliases),
+        ulimits=tuple(Ulimit(each.name, each.soft, each.hard) for each in message.ulimits),
+        sysctls=dict(message.sysctls),
+        devices=tuple(
+            Device(each.path_on_host, each.path_in_container, each.permissions or "rwm") for each in message.devices
+        ),
+        device_cgroup_rules=tuple(message.device_cgroup_rules),
+        cdi_devices=tuple(message.cdi_devices),
+        shm_size_bytes=message.shm_size_bytes,
+        log=LogConfig(message.log.driver or "local", dict(message.log.options)),
+        annotations=dict(message.annotations),
+        oom_score_adj=message.oom_score_adj,
     )
+
+
+def health_check_of(message: pb.HealthCheck) -> HealthCheck:
+    """The request's health check; an empty one stands for the image's."""
+    times = {
+        f"{name}_s": seconds_of(f"spec.health_check.{name}", getattr(message, name)) if message.HasField(name) else 0.0
+        for name in ("interval", "timeout", "start_period", "start_interval")
+    }
+    return HealthCheck(test=tuple(message.test), retries=message.retries, **times)
 
 
 def _check_texts(message: pb.ContainerSpec) -> None:
@@ -92,8 +140,8 @@ def _check_texts(message: pb.ContainerSpec) -> None:
         )
     if message.working_dir and not message.working_dir.startswith("/"):
         raise invalid("spec.working_dir", f"{message.working_dir[:80]!r} is not an absolute path")
-    if message.network not in ("", "bridge", "host", "none"):
-        raise invalid("spec.network", f"{message.network[:80]!r} is not bridge, host or none")
+    if message.network and not _NETWORK.fullmatch(message.network):
+        raise invalid("spec.network", f"{message.network[:80]!r} is neither a network's name nor container:<name>")
     if message.userns not in ("", "host"):
         raise invalid("spec.userns", f"{message.userns[:80]!r} is neither empty nor host")
     for variable in message.env:
@@ -111,7 +159,7 @@ def _policy_of(message: pb.RestartPolicy) -> RestartPolicy:
 
 
 def _ports_of(message: pb.ContainerSpec) -> tuple[PortMapping, ...]:
-    if message.ports and message.network not in ("", "bridge"):
+    if message.ports and (message.network in ("host", "none") or message.network.startswith("container:")):
         raise invalid("spec.ports", f"ports can't be published with the network {message.network}")
     return tuple(_port_of(port) for port in message.ports)
 
@@ -158,6 +206,13 @@ def _mount_of(message: pb.Mount) -> Mount:
         read_only=message.read_only,
         tmpfs_size_bytes=message.tmpfs_size_bytes,
         tmpfs_mode=message.tmpfs_mode,
+        propagation=message.propagation,
+        tmpfs_options=tuple(message.tmpfs_options),
+        no_copy=message.no_copy,
+        subpath=message.subpath,
+        volume_labels=dict(message.volume_labels),
+        volume_options=dict(message.volume_options),
+        content_digest=message.content_digest,
     )
 
 
@@ -168,7 +223,25 @@ def _resources_of(message: pb.Resources) -> Resources:
         raise invalid("spec.resources.nano_cpus", "must be 0 (no limit) or more")
     if message.pids_limit < -1:
         raise invalid("spec.resources.pids_limit", "must be -1 (no limit), 0 (the host's default) or more")
-    return Resources(message.memory_bytes, message.nano_cpus, message.pids_limit)
+    limits = {
+        name: tuple(BlkioLimit(each.path, each.rate) for each in getattr(message, name)) for name in _BLKIO_LIMITS
+    }
+    return Resources(
+        memory_bytes=message.memory_bytes,
+        nano_cpus=message.nano_cpus,
+        pids_limit=message.pids_limit,
+        memory_swap_bytes=message.memory_swap_bytes,
+        memory_reservation_bytes=message.memory_reservation_bytes,
+        memory_swappiness=message.memory_swappiness if message.HasField("memory_swappiness") else None,
+        oom_kill_disable=message.oom_kill_disable,
+        cpu_shares=message.cpu_shares,
+        cpu_period=message.cpu_period,
+        cpu_quota=message.cpu_quota,
+        cpuset_cpus=message.cpuset_cpus,
+        cpuset_mems=message.cpuset_mems,
+        blkio_weight=message.blkio_weight,
+        **limits,
+    )
 
 
 def spec(value: ContainerSpec) -> pb.ContainerSpec:
@@ -190,11 +263,7 @@ def spec(value: ContainerSpec) -> pb.ContainerSpec:
         network=value.network,
         ports=[port(each) for each in value.ports],
         mounts=[_mount(each) for each in value.mounts],
-        resources=pb.Resources(
-            memory_bytes=value.resources.memory_bytes,
-            nano_cpus=value.resources.nano_cpus,
-            pids_limit=value.resources.pids_limit,
-        ),
+        resources=resources(value.resources),
         restart_policy=pb.RestartPolicy(
             name=_POLICY_NUMBERS[value.restart_policy.name], max_retries=value.restart_policy.max_retries
         ),
@@ -203,9 +272,76 @@ def spec(value: ContainerSpec) -> pb.ContainerSpec:
         stop_signal=value.stop_signal,
         userns=value.userns,
         platform=platform(Platform.parse(value.platform)) if value.platform else None,
+        health_check=health_check(value.health_check),
+        cap_add=value.cap_add,
+        cap_drop=value.cap_drop,
+        privileged=value.privileged,
+        security_options=value.security_options,
+        group_add=value.group_add,
+        pid_mode=value.pid_mode,
+        ipc_mode=value.ipc_mode,
+        uts_mode=value.uts_mode,
+        cgroupns_mode=value.cgroupns_mode,
+        domainname=value.domainname,
+        extra_hosts=value.extra_hosts,
+        dns=value.dns,
+        dns_search=value.dns_search,
+        dns_options=value.dns_options,
+        mac_address=value.mac_address,
+        ip_address=value.ip_address,
+        ip6_address=value.ip6_address,
+        network_aliases=value.network_aliases,
+        ulimits=[pb.Ulimit(name=each.name, soft=each.soft, hard=each.hard) for each in value.ulimits],
+        sysctls=value.sysctls,
+        devices=[
+            pb.Device(
+                path_on_host=each.path_on_host,
+                path_in_container=each.path_in_container,
+                permissions=each.permissions,
+            )
+            for each in value.devices
+        ],
+        device_cgroup_rules=value.device_cgroup_rules,
+        cdi_devices=value.cdi_devices,
+        shm_size_bytes=value.shm_size_bytes,
+        log=pb.LogConfig(driver=value.log.driver, options=value.log.options),
+        annotations=value.annotations,
+        oom_score_adj=value.oom_score_adj,
     )
     if value.stop_timeout_s is not None:
         message.stop_timeout.CopyFrom(duration(value.stop_timeout_s))
+    return message
+
+
+def health_check(value: HealthCheck) -> pb.HealthCheck:
+    """As a message."""
+    message = pb.HealthCheck(test=value.test, retries=value.retries)
+    for name in ("interval", "timeout", "start_period", "start_interval"):
+        seconds = getattr(value, f"{name}_s")
+        if seconds:
+            getattr(message, name).CopyFrom(duration(seconds))
+    return message
+
+
+def resources(value: Resources) -> pb.Resources:
+    """As a message."""
+    message = pb.Resources(
+        memory_bytes=value.memory_bytes,
+        nano_cpus=value.nano_cpus,
+        pids_limit=value.pids_limit,
+        memory_swap_bytes=value.memory_swap_bytes,
+        memory_reservation_bytes=value.memory_reservation_bytes,
+        memory_swappiness=value.memory_swappiness,
+        oom_kill_disable=value.oom_kill_disable,
+        cpu_shares=value.cpu_shares,
+        cpu_period=value.cpu_period,
+        cpu_quota=value.cpu_quota,
+        cpuset_cpus=value.cpuset_cpus,
+        cpuset_mems=value.cpuset_mems,
+        blkio_weight=value.blkio_weight,
+    )
+    for name in _BLKIO_LIMITS:
+        getattr(message, name).extend(pb.BlkioLimit(path=each.path, rate=each.rate) for each in getattr(value, name))
     return message
 
 
@@ -227,4 +363,12 @@ def _mount(value: Mount) -> pb.Mount:
         read_only=value.read_only,
         tmpfs_size_bytes=value.tmpfs_size_bytes,
         tmpfs_mode=value.tmpfs_mode,
+        propagation=value.propagation,
+        tmpfs_options=value.tmpfs_options,
+        no_copy=value.no_copy,
+        subpath=value.subpath,
+        volume_labels=value.volume_labels,
+        volume_options=value.volume_options,
+        # A secret's handle is no one's business.
+        content_digest=value.content_digest if value.kind is MountKind.CONTENT else "",
     )

@@ -19,6 +19,7 @@ class ContainerState(StrEnum):
     EXITED = "exited"
     REMOVING = "removing"
     DEAD = "dead"
+    PAUSED = "paused"
 
 
 class PullPolicy(StrEnum):
@@ -60,6 +61,8 @@ class MountKind(StrEnum):
     BIND = "bind"
     VOLUME = "volume"
     TMPFS = "tmpfs"
+    CONTENT = "content"
+    SECRET = "secret"
 
 
 class Mount(Struct, frozen=True):
@@ -73,6 +76,81 @@ class Mount(Struct, frozen=True):
     tmpfs_mode: int = 0
     anonymous: bool = False
     """A volume that was made for this container only and goes with it (`--rm`, `rm -v`)."""
+    propagation: str = ""
+    tmpfs_options: tuple[str, ...] = ()
+    no_copy: bool = False
+    subpath: str = ""
+    volume_labels: Mapping[str, str] = field(default_factory=dict)
+    volume_options: Mapping[str, str] = field(default_factory=dict)
+    content_digest: str = ""
+    """CONTENT: digest of a tree of the client's files. SECRET: the handle of a secret."""
+
+
+class BlkioLimit(Struct, frozen=True):
+    """A limit of one block device of the host, in bytes or operations a second."""
+
+    path: str
+    rate: int
+
+
+class Ulimit(Struct, frozen=True):
+    """A resource limit of setrlimit(2) by its name without RLIMIT_, in lower case; -1: none."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Device(Struct, frozen=True):
+    """A device of the host in the container; permissions of "rwm"."""
+
+    path_on_host: str
+    path_in_container: str = ""
+    permissions: str = "rwm"
+
+
+class LogConfig(Struct, frozen=True):
+    """Where output goes: "local", "journald" or "none", with the driver's options."""
+
+    driver: str = "local"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class HealthCheck(Struct, frozen=True):
+    """How health is found out; times in seconds, 0: Docker's default (30, 30, 0, 5), retries 0: 3."""
+
+    test: tuple[str, ...] = ()
+    """("NONE",), ("CMD", args...) or ("CMD-SHELL", line); empty: the image's."""
+    interval_s: float = 0.0
+    timeout_s: float = 0.0
+    start_period_s: float = 0.0
+    start_interval_s: float = 0.0
+    retries: int = 0
+
+
+class HealthStatus(StrEnum):
+    """Of a container with a health check."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class HealthProbe(Struct, frozen=True):
+    """One run of a health check. Times are UTC."""
+
+    start: datetime
+    end: datetime
+    exit_code: int
+    output: str
+
+
+class Health(Struct, frozen=True):
+    """The health of a container; the last five probes, the oldest first."""
+
+    status: HealthStatus
+    failing_streak: int = 0
+    log: tuple[HealthProbe, ...] = ()
 
 
 class Resources(Struct, frozen=True):
@@ -81,6 +159,22 @@ class Resources(Struct, frozen=True):
     memory_bytes: int = 0
     nano_cpus: int = 0
     pids_limit: int = 0
+    memory_swap_bytes: int = 0
+    """Memory and swap together; -1: no limit."""
+    memory_reservation_bytes: int = 0
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    """Microseconds, as cpu_quota."""
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    blkio_weight: int = 0
+    device_read_bps: tuple[BlkioLimit, ...] = ()
+    device_write_bps: tuple[BlkioLimit, ...] = ()
+    device_read_iops: tuple[BlkioLimit, ...] = ()
+    device_write_iops: tuple[BlkioLimit, ...] = ()
 
 
 class ContainerSpec(Struct, frozen=True):
@@ -100,7 +194,7 @@ class ContainerSpec(Struct, frozen=True):
     stdin_open: bool = False
     read_only: bool = False
     network: str = "bridge"
-    """bridge, host or none."""
+    """bridge, host, none, container:<id> or the name of a network."""
     ports: tuple[PortMapping, ...] = ()
     mounts: tuple[Mount, ...] = ()
     resources: Resources = Resources()
@@ -112,6 +206,34 @@ class ContainerSpec(Struct, frozen=True):
     userns: str = ""
     """"" for a user namespace of its own, or "host"."""
     platform: str = ""
+    health_check: HealthCheck = HealthCheck()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    privileged: bool = False
+    security_options: tuple[str, ...] = ()
+    group_add: tuple[str, ...] = ()
+    pid_mode: str = ""
+    ipc_mode: str = ""
+    uts_mode: str = ""
+    cgroupns_mode: str = ""
+    domainname: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    mac_address: str = ""
+    ip_address: str = ""
+    ip6_address: str = ""
+    network_aliases: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    shm_size_bytes: int = 0
+    log: LogConfig = LogConfig()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    oom_score_adj: int = 0
 
 
 class Process(Struct, frozen=True):
@@ -160,6 +282,8 @@ class Container(Struct, frozen=True):
     log_start: int = 0
     """Bytes of the log that earlier runs wrote: output of this run begins there."""
     restart_count: int = 0
+    health: Health | None = None
+    """None: it has no health check."""
     stopped_by_user: bool = False
     """The restart policy does not apply until the next start."""
     remove_volumes: bool = False
