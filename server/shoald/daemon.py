@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
@@ -52,6 +53,9 @@ async def serve(
             server = ApiServer(config, engine, metrics)
             stack.push_async_callback(server.stop)
             await server.start()
+            # What the start made stays: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             _announce(config)
             await _until_stopped(signals, config, reload)
             notify.notify(notify.STOPPING)

@@ -300,7 +300,7 @@ async def test_a_stale_socket_is_replaced_but_one_in_use_is_not(tmp_path: Path) 
             async with serving(FakeEngine(), tmp_path):
                 pass
         assert caught.value.reason == "ALREADY_RUNNING"
-    assert path.exists()
+    assert path.exists(), "a daemon that did not get the socket must not remove it"
     async with serving(FakeEngine(), tmp_path) as running:
         async with grpc.aio.insecure_channel(running.socket) as channel:
             await SystemServiceStub(channel).Ping(system.SystemServicePingRequest())

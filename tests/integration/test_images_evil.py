@@ -18,7 +18,7 @@ from backports import zstd
 from shoald.host import mounts
 from shoald.host.trees import remove_tree
 from tests.support.evil_tars import EvilTar, evil_tars
-from tests.support.unpacked import tree, unpack
+from tests.support.unpacked import pack, tree, unpack
 
 pytestmark = [pytest.mark.root]
 
@@ -52,6 +52,31 @@ def test_nothing_outside_changes(name: str, mode: str, canary: Path) -> None:
     if mode == "layer":
         assert ("error" in result) == (evil.layer == "refused"), result
     assert result.get("error") in (None, "BAD_ARCHIVE", "PATH_ESCAPE"), result
+
+
+@pytest.mark.parametrize("mode", ["layer", "context", "archive"])
+def test_nothing_of_the_image_is_loaded(mode: str, canary: Path) -> None:
+    """The second time, the traps are there from the beginning."""
+    root, before = canary.parent / "root", tree(canary)
+    for _ in range(2):
+        assert "error" not in unpack(root, _evil("imported_code", canary).data, mode)
+    _, packed = pack(root, "gzip")
+    assert "error" not in packed
+    assert tree(canary) == before
+
+
+def test_many_replaced_directories_take_no_quadratic_time(canary: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number in range(4000):
+            directory = tarfile.TarInfo(f"d{number}")
+            directory.type = tarfile.DIRTYPE
+            tar.addfile(directory)
+        for number in range(4000):
+            tar.addfile(tarfile.TarInfo(f"d{number}"))
+    result = unpack(canary.parent / "root", out.getvalue())
+    assert result["entries"] == 8000
+    assert (canary.parent / "root/d7").is_file()
 
 
 def test_layer_keeps_nothing_that_overlayfs_would_obey(canary: Path) -> None:

@@ -370,11 +370,11 @@ async def test_pack_layer_and_assemble(host: ImageHost) -> None:
 async def test_pack_on_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounts.mount("shoal-test", disk, "tmpfs", data="size=8m,mode=0755")
+    mounts.mount("shoal-test", disk, "tmpfs", data="size=24m,mode=0755")
     try:
         async with image_host(disk / "root") as host:
             snapshot = await host.snapshots.create_layer(None)
-            (host.snapshots.fs_path(snapshot.id) / "f").write_bytes(os.urandom(5 << 20))
+            (host.snapshots.fs_path(snapshot.id) / "f").write_bytes(os.urandom(14 << 20))
             with pytest.raises(ResourceExhausted) as caught:
                 await host.layers.pack_layer(snapshot)
             assert caught.value.reason == "DISK_FULL"

@@ -91,8 +91,8 @@ async def serving(
         config = replace(config, tls=tls, listen=("127.0.0.1:0",))
     counts = Counts()
     server = ApiServer(config, engine, counts)
-    await server.start()
     try:
+        await server.start()
         yield Running(server, counts, config)
     finally:
         await server.stop()

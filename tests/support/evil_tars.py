@@ -323,6 +323,8 @@ def _imported_code(b: _Builder) -> None:
         "linecache.py",
         "etc/nsswitch.conf",
         "usr/lib/gconv/gconv-modules",
+        "etc/ssl/openssl.cnf",
+        "usr/lib/ssl/openssl.cnf",
     ):
         b.add(name, content=trap)
     for name in ("usr/bin/xz", "usr/bin/gzip", "bin/unpigz", "usr/bin/zstd"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import structlog
@@ -64,6 +65,7 @@ class ApiServer:
         system_pb2_grpc.add_SystemServiceServicer_to_server(SystemService(engine), self._server)
         self._health = Health(self._server, SERVICES)
         add_reflection(self._server, SERVICES)
+        self._socket: Path | None = None
         self.ports: list[int] = []
         """The TCP ports in use, in the order of `config.listen`."""
 
@@ -82,6 +84,7 @@ class ApiServer:
         if path is not None:
             with private_socket(path):
                 self._server.add_insecure_port(f"unix:{path}")
+            self._socket = path
         await self._server.start()
         await self._health.serving()
 
@@ -94,8 +97,8 @@ class ApiServer:
         if not done:
             self._gate.drain()
         await stopping
-        if self._config.socket_path is not None:
-            self._config.socket_path.unlink(missing_ok=True)
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
 
     def _bind(self, address: str, credentials: grpc.ServerCredentials) -> int:
         check_address(address)
@@ -120,6 +123,8 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 4),
+        # Whoever connects and says nothing is not waited for; the default is two minutes.
+        ("grpc.server_handshake_timeout_ms", 10_000),
         # Without this, two daemons share a port and clients reach either.
         ("grpc.so_reuseport", 0),
     ]

@@ -270,8 +270,11 @@ class LocalIngest:
             self._partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the descriptor back; what was written stays. Idempotent."""
+        """Give the descriptor back; what was written stays, an empty file does not. Idempotent."""
         if self._fd >= 0:
+            if self._offset == 0 and not self._complete:
+                with contextlib.suppress(OSError):
+                    self._partial.unlink()
             os.close(self._fd)
             self._fd = -1
 

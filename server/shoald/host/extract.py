@@ -24,6 +24,7 @@ _OPAQUE: Final = b".wh..wh..opq"
 _OPAQUE_XATTR: Final = "trusted.overlay.opaque"
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_IMPLICIT = 100_000
+_MAX_IMPLICIT_BYTES = 8 << 20
 _MAX_DEPTH = 512
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM)
 
@@ -58,6 +59,7 @@ class Extractor:
         self.implicit: list[bytes] = []
         """Directories that members needed but the archive does not have; b"" is the root."""
         self.opaque_root = False
+        self._implicit_bytes = 0
         self._source = source
         self._rules = rules
         self._limits = limits
@@ -104,7 +106,9 @@ class Extractor:
         if b"" not in self._times and not self._into:
             self.implicit.append(b"")
         for path, mtime_ns in self._times.items():
-            os.utime(path or b".", ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+            # A later member may have replaced it.
+            if stat.S_ISDIR(_mode(path or b".")):
+                os.utime(path or b".", ns=(mtime_ns, mtime_ns), follow_symlinks=False)
 
     def make_directory(self, path: bytes) -> None:
         """Make sure that a directory is there."""
@@ -265,6 +269,9 @@ class Extractor:
 
     def _make_parents(self, path: bytes) -> None:
         """Make all directories of `path` that are missing."""
+        if stat.S_ISDIR(_mode(path, follow=True)):
+            self._known.add(path)
+            return
         at = path.find(b"/")
         while at >= 0:
             self._make_implicit(path[:at])
@@ -300,8 +307,9 @@ class Extractor:
         if self._rules.id_base:
             os.chown(path, self._rules.id_base, self._rules.id_base)
         self.implicit.append(path)
-        if len(self.implicit) > _MAX_IMPLICIT:
-            raise Refused(f"archive lacks more than {_MAX_IMPLICIT} directories", "ARCHIVE_TOO_LARGE")
+        self._implicit_bytes += len(path)
+        if len(self.implicit) > _MAX_IMPLICIT or self._implicit_bytes > _MAX_IMPLICIT_BYTES:
+            raise Refused(f"archive lacks {len(self.implicit)} directories or more", "ARCHIVE_TOO_LARGE")
 
     def _clear(self, path: bytes) -> None:
         """Remove what is at `path`, whole trees too, to make room for a later member."""
@@ -310,10 +318,7 @@ class Extractor:
             self._whiteouts.discard(path)
         else:
             _remove_tree(path)
-            below = path + b"/"
-            for of in (self._times, self._whiteouts, self._setgid):
-                for gone in [each for each in of if each == path or each.startswith(below)]:
-                    of.pop(gone) if isinstance(of, dict) else of.discard(gone)
+            self._times.pop(path, None)
         # Other names may have led there through symlinks.
         self._known = {b""}
 
@@ -340,6 +345,14 @@ def clean(name: bytes) -> bytes:
 def shown(name: bytes) -> str:
     """A name for messages: printable, of bounded length."""
     return ascii(name[:200].decode(errors="backslashreplace"))
+
+
+def _mode(path: bytes, *, follow: bool = False) -> int:
+    """The mode of what is at `path`; 0 when there is nothing."""
+    try:
+        return os.stat(path, follow_symlinks=follow).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _remove_tree(top: bytes) -> None:

@@ -307,17 +307,17 @@ def _old_gnu_map(source: TarSource, block: bytes) -> list[tuple[int, int]]:
 
 def _map_in_data(source: TarSource, member: Member) -> list[tuple[int, int]]:
     """Format 1.0: decimal lines at the beginning of the data, padded to a block."""
-    text, wanted = b"", 1
-    while text.count(b"\n") < wanted:
+    text, lines, wanted = bytearray(), 0, 1
+    while lines < wanted:
         block = source.take(BLOCK) if member.stored >= BLOCK else b""
         member.stored -= BLOCK
-        if len(block) < BLOCK or len(text) > 64 * _SPARSE_ENTRIES:
-            raise Refused(f"invalid sparse map of {_shown(member.name)}")
         text += block
-        if wanted == 1 and b"\n" in text:
-            wanted = 1 + 2 * _decimal(text.split(b"\n", 1)[0])
-    lines = text.split(b"\n")
-    return _pairs([_decimal(line) for line in lines[1:wanted]])
+        lines += block.count(b"\n")
+        if wanted == 1 and lines:
+            wanted = 1 + 2 * _decimal(bytes(text.split(b"\n", 1)[0]))
+        if len(block) < BLOCK or wanted > 2 * _SPARSE_ENTRIES or len(text) > 40 * (wanted + BLOCK):
+            raise Refused(f"invalid sparse map of {_shown(member.name)}")
+    return _pairs([_decimal(line) for line in bytes(text).split(b"\n")[1:wanted]])
 
 
 def _shown(text: bytes) -> str:

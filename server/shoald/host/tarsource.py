@@ -95,7 +95,8 @@ _MAGIC_LENGTH = 6
 
 
 def preload(formats: tuple[str, ...]) -> None:
-    """Import all decoders now: later, in the archive's own root, nothing may be loaded."""
+    """Load all decoders now: later, in the archive's own root, nothing may be (OpenSSL's configuration neither)."""
+    hashlib.sha256(b"").hexdigest()
     for name in formats:
         MAGIC[name][1]()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -12,7 +13,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, InvalidArgument, ResourceExhausted, ShoalError
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore, Ingest
-from shoald.host.blocking import to_end
+from shoald.host.blocking import in_thread, to_end
 from shoald.images.progress import Meter
 from shoald.images.unpacker import Unpacked, UnpackLimits, unpacking
 from shoald.metadata import HoldKind, Metadata
@@ -21,6 +22,9 @@ from shoald.model.snapshot import Snapshot
 from shoald.oci.manifest import Descriptor
 from shoald.registry.ports import Credentials, Registry
 from shoald.snapshots.ports import Snapshotter
+
+_BATCH = 2 << 20
+"""Bytes that are written at once."""
 
 
 class Staged(Struct, frozen=True):
@@ -114,16 +118,14 @@ class LayerFetcher:
             try:
                 if ingest.offset == 0 and size > 0:
                     async with unpacking(directory, "layer", limits=self._limits) as unpacker:
-                        async for chunk in self._download(origin, meter, ingest):
-                            await unpacker.write(chunk)
+                        await self._download(origin, meter, ingest, unpacker.write)
                         meter.phase(ProgressPhase.UNPACKING, size)
                         # First the digest: it is the better explanation of an archive that makes no sense.
                         await ingest.commit()
                         with _as_layer(digest):
                             return await unpacker.finish()
                 # Resumed or complete: what is there already must be unpacked too.
-                async for _ in self._download(origin, meter, ingest):
-                    pass
+                await self._download(origin, meter, ingest)
                 path = await ingest.commit()
             except ResourceExhausted:
                 await to_end(ingest.discard())
@@ -133,17 +135,67 @@ class LayerFetcher:
             with _as_layer(digest):
                 return await unpacker.result()
 
-    async def _download(self, origin: Origin, meter: Meter, ingest: Ingest) -> AsyncIterator[bytes]:
-        if ingest.offset >= origin.descriptor.size:
+    async def _download(
+        self, origin: Origin, meter: Meter, ingest: Ingest, feed: Callable[[bytes], Awaitable[None]] | None = None
+    ) -> None:
+        """Bring what is missing of the blob; `feed` gets it too."""
+        received = ingest.offset
+        if received >= origin.descriptor.size:
             return
-        meter.phase(ProgressPhase.DOWNLOADING, ingest.offset)
-        async with self._registry.blob(
-            origin.ref, origin.descriptor, ingest.offset, credentials=origin.credentials
-        ) as chunks:
+        meter.phase(ProgressPhase.DOWNLOADING, received)
+        blob = self._registry.blob(origin.ref, origin.descriptor, received, credentials=origin.credentials)
+        async with blob as chunks, _Writer(ingest) as writer:
             async for chunk in chunks:
-                ingest.write(chunk)
-                meter.advance(ingest.offset)
-                yield chunk
+                await writer.write(chunk)
+                if feed is not None:
+                    await feed(chunk)
+                received += len(chunk)
+                meter.advance(received)
+
+
+class _Writer:
+    """Writes to an ingest in a thread while more is received: a slow disk must not hold up the event loop."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._batch: list[bytes] = []
+        self._size = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> _Writer:
+        return self
+
+    async def write(self, chunk: bytes) -> None:
+        """Append; raises what an earlier write met with."""
+        self._batch.append(chunk)
+        self._size += len(chunk)
+        if self._size >= _BATCH:
+            await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        if self._writing is not None:
+            await self._writing
+        batch, self._batch, self._size = self._batch, [], 0
+        self._writing = asyncio.create_task(in_thread(partial(self._write, batch)))
+
+    def _write(self, batch: Sequence[bytes]) -> None:
+        for chunk in batch:
+            self._ingest.write(chunk)
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self._pass_on()
+        if self._writing is not None:
+            # Until the thread is done nobody may close the ingest. If something else went wrong, that is the error.
+            await to_end(_ended(self._writing))
+            if kind is None:
+                await self._writing
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
 
 
 @contextlib.contextmanager

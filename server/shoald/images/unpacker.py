@@ -85,8 +85,10 @@ class Unpacker:
         stderr = asyncio.ensure_future(self._child.stderr.read(1 << 16))
         try:
             text = bytearray()
-            while len(text) < _MAX_RESULT and (part := await self._child.stdout.read(1 << 16)):
+            while part := await self._child.stdout.read(1 << 16):
                 text += part
+                if len(text) > _MAX_RESULT:
+                    self._child.kill()
             status = await self._child.wait()
             return _read_result(self._child, status, bytes(text), await stderr)
         finally:

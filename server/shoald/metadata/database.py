@@ -117,7 +117,7 @@ class Database:
 
 
 def _reserve(wal: int) -> None:
-    """Space in advance: on a full disk rows must still go, or nothing could be freed. SQLite takes zeros for no frames."""
+    """Space in advance: on a full disk rows must still go, or nothing could be freed. Zeros are no frames to SQLite."""
     with contextlib.suppress(OSError):
         os.posix_fallocate(wal, 0, RESERVE_BYTES)
 
