@@ -215,23 +215,74 @@ class FileServiceAssembleResponse(_message.Message):
 Global___FileServiceAssembleResponse: _TypeAlias = FileServiceAssembleResponse  # noqa: Y015
 
 @_typing.final
+class FileServiceReplaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The container."""
+    target: _builtins.str
+    """Where the tree is mounted in it."""
+    digest: _builtins.str
+    """What Assemble returned."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        target: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileServiceReplaceRequest: _TypeAlias = FileServiceReplaceRequest  # noqa: Y015
+
+@_typing.final
+class FileServiceReplaceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileServiceReplaceResponse: _TypeAlias = FileServiceReplaceResponse  # noqa: Y015
+
+@_typing.final
 class FileServicePutSecretRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     value: _builtins.bytes
     """At most 512 KiB."""
     mode: _builtins.int
+    """Permission bits of the file, whose owner is the container's user; 0: 0400."""
+    container: _builtins.str
+    """A container that exists, and the target of one of its SECRET mounts; both or neither."""
+    target: _builtins.str
     def __init__(
         self,
         *,
         value: _builtins.bytes = ...,
         mode: _builtins.int = ...,
+        container: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "mode", b"mode", "target", b"target", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class FileServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.FromString,
                 _registered_method=True)
+        self.Replace = channel.unary_unary(
+                '/shoal.v1.FileService/Replace',
+                request_serializer=shoal_dot_v1_dot_file__pb2.FileServiceReplaceRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceReplaceResponse.FromString,
+                _registered_method=True)
         self.PutSecret = channel.unary_unary(
                 '/shoal.v1.FileService/PutSecret',
                 request_serializer=shoal_dot_v1_dot_file__pb2.FileServicePutSecretRequest.SerializeToString,
@@ -60,7 +65,8 @@ class FileServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Missing(self, request, context):
-        """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Roles: admin, operator.
+        """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Read-only.
+        Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,8 +89,18 @@ class FileServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Replace(self, request, context):
+        """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
+        one step (whoever has a file open keeps the old one), and later runs begin with it. Idempotent. FAILED_PRECONDITION,
+        reason TREE_MISSING; INVALID_ARGUMENT, reason NOT_CONTENT. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutSecret(self, request, context):
-        """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. Roles: admin, operator.
+        """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. With `container` it is
+        given to a container that has lost its secrets (they do not outlive a reboot of the host). Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,6 +123,11 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.Assemble,
                     request_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.SerializeToString,
+            ),
+            'Replace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replace,
+                    request_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceReplaceRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_file__pb2.FileServiceReplaceResponse.SerializeToString,
             ),
             'PutSecret': grpc.unary_unary_rpc_method_handler(
                     servicer.PutSecret,
@@ -195,6 +216,33 @@ class FileService(object):
             '/shoal.v1.FileService/Assemble',
             shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.SerializeToString,
             shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.FileService/Replace',
+            shoal_dot_v1_dot_file__pb2.FileServiceReplaceRequest.SerializeToString,
+            shoal_dot_v1_dot_file__pb2.FileServiceReplaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,7 +32,9 @@ class FileServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FileServiceAsyncStub: ...
     Missing: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServiceMissingRequest, _file_pb2.FileServiceMissingResponse]
-    """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Roles: admin, operator."""
+    """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Read-only.
+    Roles: admin, operator.
+    """
     Put: _grpc.StreamUnaryMultiCallable[_file_pb2.FileServicePutRequest, _file_pb2.FileServicePutResponse]
     """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
     DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
@@ -42,14 +44,23 @@ class FileServiceStub:
     FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
     hour. Roles: admin, operator.
     """
+    Replace: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServiceReplaceRequest, _file_pb2.FileServiceReplaceResponse]
+    """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
+    one step (whoever has a file open keeps the old one), and later runs begin with it. Idempotent. FAILED_PRECONDITION,
+    reason TREE_MISSING; INVALID_ARGUMENT, reason NOT_CONTENT. Roles: admin, operator.
+    """
     PutSecret: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServicePutSecretRequest, _file_pb2.FileServicePutSecretResponse]
-    """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. Roles: admin, operator."""
+    """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. With `container` it is
+    given to a container that has lost its secrets (they do not outlive a reboot of the host). Roles: admin, operator.
+    """
 
 @_typing.type_check_only
 class FileServiceAsyncStub(FileServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Missing: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServiceMissingRequest, _file_pb2.FileServiceMissingResponse]  # type: ignore[assignment]
-    """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Roles: admin, operator."""
+    """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Read-only.
+    Roles: admin, operator.
+    """
     Put: _aio.StreamUnaryMultiCallable[_file_pb2.FileServicePutRequest, _file_pb2.FileServicePutResponse]  # type: ignore[assignment]
     """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
     DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
@@ -59,8 +70,15 @@ class FileServiceAsyncStub(FileServiceStub):
     FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
     hour. Roles: admin, operator.
     """
+    Replace: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServiceReplaceRequest, _file_pb2.FileServiceReplaceResponse]  # type: ignore[assignment]
+    """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
+    one step (whoever has a file open keeps the old one), and later runs begin with it. Idempotent. FAILED_PRECONDITION,
+    reason TREE_MISSING; INVALID_ARGUMENT, reason NOT_CONTENT. Roles: admin, operator.
+    """
     PutSecret: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServicePutSecretRequest, _file_pb2.FileServicePutSecretResponse]  # type: ignore[assignment]
-    """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. Roles: admin, operator."""
+    """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. With `container` it is
+    given to a container that has lost its secrets (they do not outlive a reboot of the host). Roles: admin, operator.
+    """
 
 class FileServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,7 +87,9 @@ class FileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _file_pb2.FileServiceMissingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_file_pb2.FileServiceMissingResponse, _abc.Awaitable[_file_pb2.FileServiceMissingResponse]]:
-        """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Roles: admin, operator."""
+        """Missing tells which of these blobs the host does not hold; those it holds are kept for an hour. Read-only.
+        Roles: admin, operator.
+        """
 
     @_abc_1.abstractmethod
     def Put(
@@ -93,11 +113,24 @@ class FileServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Replace(
+        self,
+        request: _file_pb2.FileServiceReplaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_file_pb2.FileServiceReplaceResponse, _abc.Awaitable[_file_pb2.FileServiceReplaceResponse]]:
+        """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
+        one step (whoever has a file open keeps the old one), and later runs begin with it. Idempotent. FAILED_PRECONDITION,
+        reason TREE_MISSING; INVALID_ARGUMENT, reason NOT_CONTENT. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
     def PutSecret(
         self,
         request: _file_pb2.FileServicePutSecretRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_file_pb2.FileServicePutSecretResponse, _abc.Awaitable[_file_pb2.FileServicePutSecretResponse]]:
-        """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. Roles: admin, operator."""
+        """PutSecret holds a value in memory until a container that names it is made, at most ten minutes. With `container` it is
+        given to a container that has lost its secrets (they do not outlive a reboot of the host). Roles: admin, operator.
+        """
 
 def add_FileServiceServicer_to_server(servicer: FileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -83,7 +83,7 @@ class VolumeServiceServicer(object):
 
     def Create(self, request, context):
         """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
-        VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+        VOLUME_EXISTS. Roles: admin, operator. Driver options: admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +111,10 @@ class VolumeServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request_iterator, context):
-        """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator.
+        """Import unpacks a tar archive (plain, gzip or zstd) into a volume. The client's stream: `name` once, then chunks. The whole
+        archive is unpacked beside the volume first: a bad or cut one changes nothing. Into a volume that is empty and not in
+        use all of it comes at once, else file by file over what is there. No devices. INVALID_ARGUMENT, reasons BAD_ARCHIVE,
+        PATH_ESCAPE; DATA_LOSS, reason TRUNCATED. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class VolumeServiceStub:
     """List sends one volume a message, by name. Read-only. Roles: all."""
     Create: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceCreateRequest, _volume_pb2.VolumeServiceCreateResponse]
     """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
-    VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+    VOLUME_EXISTS. Roles: admin, operator. Driver options: admin.
     """
     Inspect: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceInspectRequest, _volume_pb2.VolumeServiceInspectResponse]
     """Inspect returns a volume and who uses it. Read-only. Roles: all."""
@@ -44,7 +44,11 @@ class VolumeServiceStub:
     Export: _grpc.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceExportRequest, _volume_pb2.VolumeServiceExportResponse]
     """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator."""
     Import: _grpc.StreamUnaryMultiCallable[_volume_pb2.VolumeServiceImportRequest, _volume_pb2.VolumeServiceImportResponse]
-    """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
+    """Import unpacks a tar archive (plain, gzip or zstd) into a volume. The client's stream: `name` once, then chunks. The whole
+    archive is unpacked beside the volume first: a bad or cut one changes nothing. Into a volume that is empty and not in
+    use all of it comes at once, else file by file over what is there. No devices. INVALID_ARGUMENT, reasons BAD_ARCHIVE,
+    PATH_ESCAPE; DATA_LOSS, reason TRUNCATED. Roles: admin, operator.
+    """
     Remove: _grpc.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceRemoveRequest, _volume_pb2.VolumeServiceRemoveResponse]
     """Remove deletes a volume and its content. FAILED_PRECONDITION, reason VOLUME_IN_USE, while a container names it.
     Roles: admin, operator.
@@ -57,7 +61,7 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     """List sends one volume a message, by name. Read-only. Roles: all."""
     Create: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceCreateRequest, _volume_pb2.VolumeServiceCreateResponse]  # type: ignore[assignment]
     """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
-    VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+    VOLUME_EXISTS. Roles: admin, operator. Driver options: admin.
     """
     Inspect: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceInspectRequest, _volume_pb2.VolumeServiceInspectResponse]  # type: ignore[assignment]
     """Inspect returns a volume and who uses it. Read-only. Roles: all."""
@@ -66,7 +70,11 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     Export: _aio.UnaryStreamMultiCallable[_volume_pb2.VolumeServiceExportRequest, _volume_pb2.VolumeServiceExportResponse]  # type: ignore[assignment]
     """Export sends a volume's content as a tar archive. Read-only. Roles: admin, operator."""
     Import: _aio.StreamUnaryMultiCallable[_volume_pb2.VolumeServiceImportRequest, _volume_pb2.VolumeServiceImportResponse]  # type: ignore[assignment]
-    """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
+    """Import unpacks a tar archive (plain, gzip or zstd) into a volume. The client's stream: `name` once, then chunks. The whole
+    archive is unpacked beside the volume first: a bad or cut one changes nothing. Into a volume that is empty and not in
+    use all of it comes at once, else file by file over what is there. No devices. INVALID_ARGUMENT, reasons BAD_ARCHIVE,
+    PATH_ESCAPE; DATA_LOSS, reason TRUNCATED. Roles: admin, operator.
+    """
     Remove: _aio.UnaryUnaryMultiCallable[_volume_pb2.VolumeServiceRemoveRequest, _volume_pb2.VolumeServiceRemoveResponse]  # type: ignore[assignment]
     """Remove deletes a volume and its content. FAILED_PRECONDITION, reason VOLUME_IN_USE, while a container names it.
     Roles: admin, operator.
@@ -88,7 +96,7 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.VolumeServiceCreateResponse, _abc.Awaitable[_volume_pb2.VolumeServiceCreateResponse]]:
         """Create makes a volume. Idempotent: one that exists with the same options is returned; with others ALREADY_EXISTS, reason
-        VOLUME_EXISTS. Roles: admin, operator (driver options: admin).
+        VOLUME_EXISTS. Roles: admin, operator. Driver options: admin.
         """
 
     @_abc_1.abstractmethod
@@ -121,7 +129,11 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_volume_pb2.VolumeServiceImportRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.VolumeServiceImportResponse, _abc.Awaitable[_volume_pb2.VolumeServiceImportResponse]]:
-        """Import unpacks a tar archive into a volume. The client's stream: `name` once, then chunks. Roles: admin, operator."""
+        """Import unpacks a tar archive (plain, gzip or zstd) into a volume. The client's stream: `name` once, then chunks. The whole
+        archive is unpacked beside the volume first: a bad or cut one changes nothing. Into a volume that is empty and not in
+        use all of it comes at once, else file by file over what is there. No devices. INVALID_ARGUMENT, reasons BAD_ARCHIVE,
+        PATH_ESCAPE; DATA_LOSS, reason TRUNCATED. Roles: admin, operator.
+        """
 
     @_abc_1.abstractmethod
     def Remove(

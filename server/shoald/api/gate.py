@@ -15,7 +15,7 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from shoal.errors import Internal, ResourceExhausted, ShoalError, Unavailable
+from shoal.errors import ResourceExhausted, ShoalError, Unavailable
 from shoald.api.authz import Authorizer, auth_context
 from shoald.api.call import Call, current
 from shoald.api.checks import check_message
@@ -98,7 +98,12 @@ class Gate(grpc.aio.ServerInterceptor):
 
             return grpc.unary_stream_rpc_method_handler(stream, **codec)
         if not inner.response_streaming:
-            raise Internal(f"{method}: the API has no methods that take a stream and give one message")
+
+            async def taking(requests: AsyncIterator[Message], context: Context) -> Any:
+                checked = _checked(requests)
+                return await self._serve(method, context, lambda: inner.stream_unary(checked, context))
+
+            return grpc.stream_unary_rpc_method_handler(taking, **codec)
 
         async def both(requests: AsyncIterator[Message], context: Context) -> None:
             checked = _checked(requests)
