@@ -37,7 +37,7 @@ __all__ = [
 
 StrPath = str | os.PathLike[str]
 
-_MS_PRIVATE, _MS_REC = 1 << 18, 1 << 14
+_MS_PRIVATE, _MS_SLAVE, _MS_REC = 1 << 18, 1 << 19, 1 << 14
 _MOUNT_ATTR_IDMAP = 0x00100000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
@@ -96,10 +96,13 @@ def set_attributes(
     *,
     userns: int | None = None,
     private: bool = False,
+    slave: bool = False,
     recursive: bool = False,
 ) -> None:
-    """mount_setattr(2) on a descriptor from `clone_tree`: add flags, map ids, make private. Raises a bare OSError."""
-    attributes = _MountAttr(int(flags), 0, _MS_PRIVATE if private else 0, 0)
+    """mount_setattr(2) on a descriptor from `clone_tree`: add flags, map ids, make private (or a slave of the mount that
+    it was cloned from). Raises a bare OSError."""
+    propagation = _MS_SLAVE if slave else _MS_PRIVATE if private else 0
+    attributes = _MountAttr(int(flags), 0, propagation, 0)
     if userns is not None:
         attributes.attr_set |= _MOUNT_ATTR_IDMAP
         attributes.userns_fd = userns
@@ -127,8 +130,10 @@ def bind(
     recursive: bool = False,
     flags: MountFlags = MountFlags.NONE,
     userns: int | None = None,
+    slave: bool = False,
 ) -> None:
-    """Bind mount a file or directory, private, with its flags (and id mapping) set before it can be seen.
+    """Bind mount a file or directory, private, with its flags (and id mapping) set before it can be seen. As a `slave`
+    it gets what is mounted below its source later, and never the other way.
 
     `source` and `target` are paths or O_PATH descriptors (to be safe from a swap of symlinks). `read_only` and `flags`
     also cover mounts below when `recursive`. `userns` is a descriptor from `UserNamespaces` for an idmapped mount.
@@ -138,7 +143,7 @@ def bind(
         tree = clone_tree(source, recursive=recursive)
         try:
             wanted = flags | (MountFlags.READ_ONLY if read_only else MountFlags.NONE)
-            set_attributes(tree, wanted, userns=userns, private=True, recursive=recursive)
+            set_attributes(tree, wanted, userns=userns, private=not slave, slave=slave, recursive=recursive)
             attach(tree, target)
         finally:
             os.close(tree)

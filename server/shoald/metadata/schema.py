@@ -142,7 +142,25 @@ CREATE TABLE events (
 ) STRICT;
 """
 
-MIGRATIONS: Sequence[str] = (_FIRST,)
+_VOLUMES_AND_FILES = """
+ALTER TABLE volumes ADD COLUMN labels TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE volumes ADD COLUMN options TEXT NOT NULL DEFAULT '{}';
+
+-- Files of clients. What containers use is told by their records; the rest is kept for a while after `used_at`.
+CREATE TABLE file_blobs (
+    digest TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    used_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE file_trees (
+    digest TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    used_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Sequence[str] = (_FIRST, _VOLUMES_AND_FILES)
 """Script n brings a database from `user_version` n to n + 1."""
 
 

@@ -13,6 +13,7 @@ from shoald.metadata.containers import Containers
 from shoald.metadata.database import Database
 from shoald.metadata.endpoints import Addresses, Ports
 from shoald.metadata.events import Events
+from shoald.metadata.files import Files
 from shoald.metadata.images import Images
 from shoald.metadata.leases import Leases
 from shoald.metadata.references import References
@@ -65,6 +66,7 @@ class Metadata:
         self.references = References(database)
         self.volumes = Volumes(database)
         self.events = Events(database)
+        self.files = Files(database)
 
     @classmethod
     def open(cls, path: Path | str) -> Metadata:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Snapshot(Struct, frozen=True):
@@ -37,3 +38,6 @@ class Volume(Struct, frozen=True):
     name: str
     created_at: datetime
     anonymous: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    """As given: "type", "device", "o". Empty: a plain directory; else what is mounted there while a container uses it."""
