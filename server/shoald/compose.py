@@ -37,8 +37,8 @@ from shoald.engine.ports import Engine
 from shoald.engine.system import SystemCases
 from shoald.gc.collect import collect
 from shoald.host import cgroups, nft, overlayfs
-from shoald.host.links import delete_link
 from shoald.host.controllers import MountedControllers, unmount_unused
+from shoald.host.links import delete_link
 from shoald.host.mounts import unmount_tree
 from shoald.host.netlink import NetlinkSocket
 from shoald.host.process import process_start_time, send_signal

@@ -46,7 +46,7 @@ class RestartPolicy(Struct, frozen=True):
 
 
 class PortMapping(Struct, frozen=True):
-    """A published port. `host_ip` empty and `host_port` 0 only before they are resolved; protocol "tcp" or "udp"."""
+    """A published port; protocol "tcp" or "udp". `host_ip` empty and `host_port` 0 only before they are resolved."""
 
     container_port: int
     host_ip: str = ""
