@@ -63,7 +63,8 @@ class MountKind(StrEnum):
 
 
 class Mount(Struct, frozen=True):
-    """A mount in the container. `source`: host path (BIND) or volume name (VOLUME). Sizes in bytes; mode as in chmod."""
+    """A mount in the container. `source`: host path (BIND) or volume name (VOLUME). Sizes in bytes; mode as in
+    chmod."""
 
     kind: MountKind
     target: str
