@@ -17,14 +17,19 @@ DOMAIN = "shoal"
 class ShoalError(Exception):
     """An error with a message, a stable reason and metadata; the base of all others.
 
-    `code` is the name of a gRPC status code, for example "NOT_FOUND". `hint` (metadata key "hint") says what to do next.
+    `code` is the name of a gRPC status code, for example "NOT_FOUND". `hint` (metadata key "hint") says what to do.
     """
 
     code: ClassVar[str] = "UNKNOWN"
     default_reason: ClassVar[str] = "UNKNOWN"
 
     def __init__(
-        self, message: str, *, reason: str | None = None, hint: str | None = None, metadata: Mapping[str, str] | None = None
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        hint: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message

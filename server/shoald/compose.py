@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
 import shutil
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
 from shoald.build.solver import Solver
 from shoald.config import Config
-from shoald.configure import SpecMaker, seccomp_of
+from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
 from shoald.containers.populate import populate_volume
@@ -36,12 +35,8 @@ from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
 from shoald.engine.system import SystemCases
 from shoald.gc.collect import collect
-from shoald.host import cgroups, nft, overlayfs
-from shoald.host.links import delete_link
-from shoald.host.controllers import MountedControllers, unmount_unused
-from shoald.host.mounts import unmount_tree
-from shoald.host.netlink import NetlinkSocket
-from shoald.host.process import process_start_time, send_signal
+from shoald.host import cgroups, overlayfs
+from shoald.host.controllers import MountedControllers
 from shoald.host.trees import remove_tree
 from shoald.host.userns import UserNamespaces
 from shoald.images.assemble import Assembler
@@ -50,6 +45,7 @@ from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
 from shoald.network.bridge import BridgeNetwork, BridgeSettings
+from shoald.purge import purge as purge
 from shoald.registry.client import RegistryClient
 from shoald.registry.settings import RegistrySettings
 from shoald.runtime.conmon import ConmonRuntime
@@ -242,11 +238,7 @@ async def _runtime(config: Config, controllers: MountedControllers) -> tuple[Con
 
 
 def _init_path() -> str:
-    for name in ("catatonit", "tini-static", "tini"):
-        found = shutil.which(name)
-        if found:
-            return found
-    return ""
+    return next(filter(None, map(shutil.which, INIT_PROGRAMS)), "")
 
 
 def _remove_leftovers(tmp: Path) -> None:
@@ -255,45 +247,3 @@ def _remove_leftovers(tmp: Path) -> None:
         if entry.name.startswith(("build-", "heredoc-")):
             with contextlib.suppress(ShoalError):
                 remove_tree(entry)
-
-
-async def purge(config: Config) -> None:
-    """Remove all that a daemon with this configuration left on the host, after it has ended. Idempotent.
-
-    Containers, mounts, network, cgroups, run directory; the data directory too.
-    """
-    for bundle in _bundles(config.run_dir):
-        for name in ("pidfile", "conmon.pid"):
-            with contextlib.suppress(OSError, ValueError):
-                pid = int((bundle / name).read_text())
-                start = process_start_time(pid)
-                if start is not None:
-                    send_signal(pid, start, 9)
-    found = cgroups.detect()
-    parent = config.runtime.cgroup_parent
-    with contextlib.suppress(ShoalError):
-        await cgroups.kill(found, parent)
-    for directory in (config.run_dir, config.root):
-        if directory.exists():
-            await asyncio.to_thread(unmount_tree, directory, detach=True)
-    with contextlib.suppress(ShoalError):
-        await cgroups.remove(found, parent)
-    with contextlib.suppress(ShoalError):
-        await nft.delete_table("ip", config.network.nft_table)
-    with contextlib.suppress(ShoalError):
-        await asyncio.to_thread(unmount_unused)
-    await asyncio.to_thread(_delete_bridge, config.network.bridge)
-    for directory in (config.run_dir, config.root):
-        if directory.exists():
-            await asyncio.to_thread(remove_tree, directory)
-
-
-def _bundles(run_dir: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return [Path(e.path) for e in os.scandir(run_dir) if len(e.name) == 64]
-    return []
-
-
-def _delete_bridge(name: str) -> None:
-    with NetlinkSocket() as rtnl:
-        delete_link(rtnl, name)

@@ -21,6 +21,8 @@ from shoald.runtime.resources import HostLimits, unenforced
 from shoald.runtime.spec import SpecInput, runtime_config
 
 UNCONFINED = "unconfined"
+INIT_PROGRAMS = ("catatonit", "tini-static", "tini", "docker-init")
+"""Programs for `--init`, the best first."""
 _CAP_SYS_RESOURCE = 24
 
 

@@ -16,12 +16,11 @@ from shoal.errors import ShoalError
 from shoald import lock
 from shoald.api.listeners import check_address
 from shoald.config import Config
+from shoald.configure import INIT_PROGRAMS
 from shoald.host import kernel
 from shoald.host.files import disk_space
 from shoald.host.seccomp import DEFAULT_PROFILE
 from shoald.runtime.probe import choose_runtime, program_version
-
-INIT_PROGRAMS = ("catatonit", "tini", "docker-init")
 
 _LOW_DISK_BYTES = 2 << 30
 _LOW_INODES = 50_000

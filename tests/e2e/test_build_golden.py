@@ -1,6 +1,6 @@
 """Dockerfiles and what `docker build` makes of them: same files, same config.
 
-Each case of tests/golden/build is a Dockerfile over one context; expected.json beside it was recorded from Docker. Where
+Each case of tests/golden/build is a Dockerfile over one context; the JSON beside it was recorded from Docker. Where
 Docker is installed the recordings are checked against it, so that they can't lie; SHOAL_UPDATE_GOLDEN=1 writes them.
 """
 

@@ -359,10 +359,9 @@ async def test_after_a_reboot_policies_are_honoured(host: EngineHost) -> None:
         for policy in (RestartPolicyName.ALWAYS, RestartPolicyName.UNLESS_STOPPED):
 
             async def up(each: str = made[policy].id) -> bool:
-                return await state_of(engine, each) is RUNNING
+                return await state_of(engine, each) is RUNNING and await engine.logs(each) == "up\nup\n"
 
             await until(up)
-            assert await engine.logs(made[policy].id) == "up\nup\n"
         for policy in (RestartPolicyName.NO, RestartPolicyName.ON_FAILURE):
             found = await engine.state(made[policy].id)
             assert (found.state, found.exit_code) == (EXITED, 255)

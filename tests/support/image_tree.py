@@ -1,4 +1,4 @@
-"""What an image in a registry holds, read by skopeo and tarfile and by nothing of ours: files after all layers, and config."""
+"""What an image in a registry holds: its files after all layers, and its config. Read by nothing of ours."""
 
 from __future__ import annotations
 

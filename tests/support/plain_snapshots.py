@@ -66,7 +66,9 @@ class PlainSnapshotter:
     def chain(self, snapshot_id: str | None) -> Sequence[Snapshot]:
         return self._md.snapshots.chain(snapshot_id) if snapshot_id is not None else []
 
-    async def mount(self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False) -> None:
+    async def mount(
+        self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False, volatile: bool = False
+    ) -> None:
         chain = self._md.snapshots.chain(snapshot_id)
         writable = not chain[0].committed and not read_only
         if writable and chain[0].uid_base != uid_base:

@@ -59,12 +59,12 @@ async def test_a_life(tmp_path: Path) -> None:
         assert host.network.connected == {made.id: made.pid}
         stopped = await host.cases.stop(made.name, None, "")
         assert (stopped.state, stopped.exit_code, stopped.ports, stopped.ip_address) == (EXITED, 143, (), "")
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         again = await host.cases.start(made.name)
         assert (again.state, again.exit_code, again.finished_at) == (RUNNING, None, None)
         await host.cases.remove(made.name, force=True, volumes=False)
         assert host.state(made.id) is None
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         assert host.actions(made.id) == [
             "create", "start", "kill", "die", "stop", "start", "kill", "die", "stop", "destroy",
         ]  # fmt: skip
@@ -81,7 +81,7 @@ async def test_what_is_done_twice_is_done_once(tmp_path: Path) -> None:
             *(host.cases.remove(made.id, False, False) for _ in range(3)), return_exceptions=True
         )
         assert results == [made.id] * 3
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_remove_needs_force_while_it_runs(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ async def test_remove_needs_force_while_it_runs(tmp_path: Path) -> None:
         assert caught.value.reason == "CONTAINER_RUNNING"
         assert host.state(made.id) is RUNNING
         await host.cases.remove(made.id, True, False)
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_kill_of_what_does_not_run(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_ports_are_free_when_stop_returns(tmp_path: Path) -> None:
             await host.cases.stop(made.id, 0, "")
 
 
-async def test_wait_means_cleaned_up(tmp_path: Path) -> None:
+async def test_wait_means_that_ports_are_free(tmp_path: Path) -> None:
     async with rig(tmp_path) as host:
         made = await host.run("sleep", "0.02", ports=(PortMapping(80, "", 8080),))
         assert (await host.cases.wait(made.id, "not-running")).exit_code == 0
@@ -160,7 +160,7 @@ async def test_a_container_in_its_grace_can_be_killed(tmp_path: Path) -> None:
         assert (await stopping).exit_code == 137
         again = await host.run("stubborn")
         assert (await host.cases.stop(again.id, 0.02, "")).exit_code == 137
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 # --- failure ----------------------------------------------------------------------------------------------------------
@@ -180,13 +180,13 @@ async def test_a_start_that_fails_leaves_nothing(tmp_path: Path, case: str) -> N
         with pytest.raises(type(error)):
             await host.run("true", ports=(PortMapping(80),))
         assert not host.md.containers.list()
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         host.runtime.fail[method] = error
         with pytest.raises(type(error)):
             await host.run("true", ports=(PortMapping(80),), keep=True)
         (kept,) = host.md.containers.list()
         assert (kept.state, kept.exit_code, kept.error) == (CREATED, code, str(error))
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         assert (await host.cases.start(kept.id)).state is RUNNING
 
 
@@ -204,7 +204,7 @@ async def test_any_step_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             wanted = ResourceExhausted if not isinstance(error, KeyError) else KeyError
             with pytest.raises(wanted):
                 await host.run("true", ports=(PortMapping(80),))
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         assert not host.md.containers.list()
 
 
@@ -220,7 +220,7 @@ async def test_a_row_that_cant_be_written_undoes_the_launch(tmp_path: Path, monk
         monkeypatch.setattr(host.md.containers, "update", full)
         with pytest.raises(ResourceExhausted):
             await host.run("sleep", "100")
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_an_exit_on_a_full_disk_is_written_down_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ async def test_a_removal_that_fails_can_be_repeated(tmp_path: Path, monkeypatch:
         with pytest.raises(FailedPrecondition):
             await host.cases.start(made.id)
         await host.cases.remove(made.id, False, False)
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_a_name_in_use(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ async def test_a_bind_source_that_is_missing(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument):
             await host.run("true", mounts=(Mount(MountKind.BIND, "/x", str(tmp_path / "none")),))
         assert not host.md.containers.list()
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 # --- races ------------------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ async def test_how_often_it_is_started(tmp_path: Path, policy: RestartPolicy, co
         assert ended.exit_code == int(code)
         assert host.actions(made.id).count("start") == starts
         assert host.md.containers.find(made.id).restart_count == starts - 1
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_stop_during_the_back_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ async def test_stop_during_the_back_off(tmp_path: Path, monkeypatch: pytest.Monk
             else:
                 await host.cases.remove(made.id, True, False)
             assert not host.supervisor._life._timers
-            host.assert_clean()
+            await until(lambda: not host.leftovers())
 
 
 @pytest.mark.usefixtures("_quick")
@@ -359,7 +359,7 @@ async def test_a_restart_that_fails_is_tried_again(tmp_path: Path) -> None:
         host.runtime.fail["create"] = Internal("busy", reason="RUNTIME_FAILED")
         await until(lambda: host.actions(made.id).count("start") >= 3)
         await host.cases.remove(made.id, True, False)
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_a_user_who_stops_is_obeyed(tmp_path: Path) -> None:
@@ -561,13 +561,13 @@ async def test_every_state_is_recovered_from(tmp_path: Path, state: ContainerSta
     async with rig(tmp_path, runtime=runtime) as host:
         if state in (ContainerState.CREATING, ContainerState.REMOVING, ContainerState.DEAD):
             assert host.state(made.id) is None
-            host.assert_clean()
+            await until(lambda: not host.leftovers())
         else:
             # Its process lives and was started: the row was behind.
             found = host.md.containers.find(made.id)
             assert (found.state, found.pid) == (RUNNING, made.pid)
             await host.cases.remove(made.id, True, True)
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 async def test_created_but_not_started_is_not_taken_for_running(tmp_path: Path) -> None:
@@ -579,7 +579,7 @@ async def test_created_but_not_started_is_not_taken_for_running(tmp_path: Path) 
             runtime.running[each.id].started = False
     async with rig(tmp_path, runtime=runtime) as host:
         assert (host.state(kept.id), host.state(gone.id)) == (CREATED, None)
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
         # The client asks again: it gets what it wanted.
         assert (await host.run("sleep", "100", request_id="rFalse")).id == kept.id
         assert host.state(kept.id) is RUNNING
@@ -630,7 +630,7 @@ async def test_what_has_no_row_is_removed(tmp_path: Path) -> None:
     (tmp_path / "containers" / stray).mkdir()
     (tmp_path / "containers" / stray / "log").write_text("x")
     async with rig(tmp_path) as host:
-        host.assert_clean()
+        await until(lambda: not host.leftovers())
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

@@ -16,14 +16,24 @@ import msgspec
 
 from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError, Unimplemented
 from shoald.build import trees
-from shoald.build.keys import copy_key, run_key, workdir_key
+from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.mounts import StepMounts
 from shoald.build.selection import CopyItem, Tree, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
 from shoald.containers.launcher import Launcher
 from shoald.containers.step import StepProcess, run_step
-from shoald.dockerfile.steps import ContextBase, CopyStep, GitSource, PathSource, RunStep, Step, UrlSource, WorkdirStep
+from shoald.dockerfile.steps import (
+    ContextBase,
+    CopyStep,
+    GitSource,
+    MountType,
+    RunStep,
+    ScratchBase,
+    Step,
+    UrlSource,
+    WorkdirStep,
+)
 from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
@@ -67,9 +77,9 @@ class StepExecutor:
         match step:
             case RunStep():
                 _check_run(step)
-                return Keyed(
-                    run_key(stage.key, step, str(build.plan.platform_of(stage.state.index)), build.request.network)
-                )
+                platform = str(build.plan.platform_of(stage.state.index))
+                mounted = await self._mounted(build, step, roots)
+                return Keyed(run_key(stage.key, step, platform, build.request.network, mounted))
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
@@ -88,11 +98,10 @@ class StepExecutor:
             archives: list[tuple[str, str]] = []
             digests: list[str] = []
             if step.unpack:
-                top = {source.path for source in step.sources if isinstance(source, PathSource)}
                 kept = []
                 for item in items:
                     # Only sources themselves are unpacked, not archives inside of a directory.
-                    named = item.kind == "f" and not item.data and _is_top(item, step, top)
+                    named = item.named and item.kind == "f"
                     if named and await asyncio.to_thread(trees.is_archive, root, item.source):
                         archives.append((item.source, step.dest))
                         digests.append(item.content)
@@ -101,19 +110,38 @@ class StepExecutor:
                 items = kept
             return Copying(items, archives), digests
 
-    async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
-        paths = scan_paths(step)
-        if not isinstance(step.base, ContextBase):
-            return await trees.scan(root, paths)
-        # The context is scanned once for all steps; a symbolic link among the sources is resolved by itself.
+    async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
+        """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
+        found = []
+        for mount in step.mounts:
+            if mount.type is not MountType.BIND or isinstance(mount.base, ScratchBase):
+                continue
+            if isinstance(mount.base, ContextBase):
+                tree = await self._context(build.context)
+                if tree.by_path.get(mount.source) is None:  # a symbolic link on the way: resolved by itself
+                    tree = await trees.scan(build.context, [mount.source])
+                found.append(tree_key(tree, tree.followed(mount.source) or mount.source))
+            else:
+                found.append(await roots.snapshot_of(mount.base) or "")
+        return found
+
+    async def _context(self, root: Path) -> Tree:
+        """The whole context, scanned once for all steps."""
         task = self._contexts.get(root)
         if task is None:
             task = self._contexts[root] = asyncio.ensure_future(trees.scan(root, ["/"]))
-        tree = await asyncio.shield(task)
+        return await asyncio.shield(task)
+
+    async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
+        if not isinstance(step.base, ContextBase):
+            return await trees.scan_sources(root, step)
+        # A symbolic link among the sources is resolved by itself.
+        paths = scan_paths(step)
+        tree = await self._context(root)
         plain = {path: path if path in tree.by_path and tree.by_path[path].kind != "l" else None for path in paths}
         if all(found is not None for found in plain.values()):
             return tree.with_roots(plain)
-        return await trees.scan(root, paths)
+        return await trees.scan_sources(root, step)
 
     async def _dest_is_directory(self, stage: StageResult, step: CopyStep) -> bool:
         if stage.snapshot_id is None:
@@ -232,12 +260,6 @@ def octal_mode(chmod: str) -> int | None:
             reason="CHMOD_UNSUPPORTED",
             hint="use an octal mode",
         ) from None
-
-
-def _is_top(item: CopyItem, step: CopyStep, sources: set[str]) -> bool:
-    from posixpath import basename, join
-
-    return item.source in sources or item.target in (step.dest, join(step.dest, basename(item.source)))
 
 
 def _check_run(step: RunStep) -> None:

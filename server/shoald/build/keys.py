@@ -1,7 +1,7 @@
 """Content keys of build steps; pure. A key says all that a step's result depends on, and nothing else.
 
-The key of a stage's state is that of its base, then of each step that changes files, each one over the one before. Times,
-names of stages and the order of unrelated steps do not enter.
+The key of a stage's state is that of its base, then of each step that changes files, each one over the one before.
+Times, names of stages and the order of unrelated steps do not enter.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shoald.build.selection import CopyItem
+from shoald.build.selection import CopyItem, Tree
 from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
 
-VERSION = 1
+VERSION = 2
 """Raise it when a step's execution changes what it makes."""
 
 
@@ -29,8 +29,9 @@ def base_key(chain_id: str) -> str:
     return key_of("base", chain_id)
 
 
-def run_key(parent: str, step: RunStep, platform: str, network: str) -> str:
-    """A RUN: command, environment, user, directory, mounts; declared ARGs count even when unused."""
+def run_key(parent: str, step: RunStep, platform: str, network: str, mounted: Sequence[str] = ()) -> str:
+    """A RUN: command, environment, user, directory, mounts; declared ARGs count even when unused. `mounted` says what
+    the bind mounts hold (`tree_key`, or the id of a snapshot)."""
     mounts = [
         [
             m.type.value,
@@ -62,7 +63,21 @@ def run_key(parent: str, step: RunStep, platform: str, network: str) -> str:
         files,
         list(step.build_args),
         platform,
+        list(mounted),
     )
+
+
+def tree_key(tree: Tree, path: str) -> str:
+    """What is at `path` and below it, by content, names and the metadata that a process sees; times do not count."""
+    entries = [entry for entry in (tree.by_path.get(path),) if entry is not None]
+    if entries and entries[0].kind == "d":
+        entries += tree.below(path)
+    prefix = path.rstrip("/")
+    told = [
+        [e.path.removeprefix(prefix), e.kind, e.mode, e.uid, e.gid, e.content, sorted(e.xattrs.items())]
+        for e in entries
+    ]
+    return key_of("tree", "", told)
 
 
 def workdir_key(parent: str, step: WorkdirStep) -> str:

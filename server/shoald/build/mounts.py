@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -32,6 +33,7 @@ class StepMounts:
         self._cache_dir = cache_dir
         self._tmp_dir = tmp_dir
         self._locks = Locks()
+        self._claimed: set[str] = set()
 
     @contextlib.asynccontextmanager
     async def prepared(self, build: Build, step: RunStep, roots: Roots) -> AsyncIterator[Sequence[Mount]]:
@@ -73,18 +75,32 @@ class StepMounts:
             )
         # Any text is a legal id: its hash is a safe name, and no id can name another's directory.
         name = hashlib.sha256((mount.id or mount.target).encode("utf-8", "surrogateescape")).hexdigest()
-        if mount.sharing is Sharing.PRIVATE:
-            raise Unimplemented(
-                "cache mounts with sharing=private are not supported yet", reason="INSTRUCTION_UNSUPPORTED"
-            )
-        if mount.sharing is Sharing.LOCKED:
-            await stack.enter_async_context(self._locks.get(name))
+        match mount.sharing:
+            case Sharing.LOCKED:
+                await stack.enter_async_context(self._locks.get(name))
+            case Sharing.PRIVATE:
+                name = self._claim_private(name, stack)
         directory = self._cache_dir / name
-        if not directory.exists():
-            directory.mkdir(parents=True, exist_ok=True)
-            os.chmod(directory, mount.mode if mount.mode is not None else 0o755)
-            os.chown(directory, mount.uid or 0, mount.gid or 0)
+        self._make_cache(directory, mount)
         return Mount(MountKind.BIND, mount.target, str(directory), read_only=mount.read_only)
+
+    def _claim_private(self, name: str, stack: AsyncExitStack) -> str:
+        """The first of the id's private directories that no step uses at this time."""
+        free = next(own for number in itertools.count() if (own := f"{name}-{number}") not in self._claimed)
+        self._claimed.add(free)
+        stack.callback(self._claimed.discard, free)
+        return free
+
+    def _make_cache(self, directory: Path, mount: RunMount) -> None:
+        """With owner and mode before it has its name: whoever finds it finds it whole."""
+        if directory.exists():
+            return
+        self._cache_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        fresh = self._cache_dir / f".new-{secrets.token_hex(8)}"
+        fresh.mkdir()
+        os.chown(fresh, mount.uid or 0, mount.gid or 0)
+        os.chmod(fresh, mount.mode if mount.mode is not None else 0o755)
+        os.rename(fresh, directory)
 
     async def _files(self, step: RunStep, stack: AsyncExitStack) -> list[Mount]:
         if not step.files:

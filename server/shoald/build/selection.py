@@ -1,23 +1,29 @@
 """What COPY and ADD copy: sources, wildcards and excludes over the entries of a tree; pure.
 
-Follows the Dockerfile reference (COPY) and BuildKit: a directory gives its contents, a source that is a symbolic link is
-followed inside its root, wildcards are Go's filepath.Match, `.dockerignore` patterns exclude.
+Follows the Dockerfile reference (COPY) and BuildKit: a directory gives its contents, a source that is a symbolic link
+is followed inside its root, wildcards are Go's filepath.Match, `.dockerignore` patterns exclude.
 """
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from shoal.errors import InvalidArgument
 from shoal.ignore import Matcher
-from shoald.dockerfile.steps import CopyStep, PathSource
+from shoald.dockerfile.steps import ContextBase, CopyStep, PathSource
 
 HAS_WILDCARD = re.compile(r"[*?\[\\]")
+MAX_LINKS = 40
+_NOTHING = r"\x00"
+"""A character that no name has: a set of characters must not be empty."""
 
 
 class TreeEntry(Struct, frozen=True, array_like=True):
@@ -52,11 +58,13 @@ class CopyItem(Struct, frozen=True):
     """Entries with the same number (not 0) are one file; unlike inodes the same on every host."""
     data: str | None = None
     keep_existing: bool = False
+    named: bool = False
+    """A source by itself, not found inside of a directory: what ADD unpacks."""
 
 
 class Tree:
-    """Entries of one root, by path, with what is in each directory. `roots`: each path that was asked for and what it is
-    after symbolic links were followed, None when it does not exist."""
+    """Entries of one root, by path, with what is in each directory. `roots`: each path that was asked for and what it
+    is after symbolic links were followed, None when it does not exist."""
 
     def __init__(self, entries: Sequence[TreeEntry], roots: Mapping[str, str | None]) -> None:
         self.by_path = {entry.path: entry for entry in entries}
@@ -72,6 +80,35 @@ class Tree:
         other.by_path, other._below, other.roots = self.by_path, self._below, roots
         return other
 
+    def united(self, other: Tree) -> Tree:
+        """The entries and roots of both, which are of one file system."""
+        return Tree(list((self.by_path | other.by_path).values()), {**self.roots, **other.roots})
+
+    def followed(self, path: str) -> str | None:
+        """What the entry `path` is after symbolic links; None when that does not exist or is not among the entries."""
+        if path in self.roots:
+            return self.roots[path]
+        pending, at = path.strip("/").split("/")[::-1], "/"
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                at = posixpath.dirname(at)
+                continue
+            there = posixpath.join(at, part)
+            entry = self.by_path.get(there)
+            if entry is None or entry.kind != "l":
+                at = there
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                return None
+            pending += entry.content.split("/")[::-1]
+            at = "/" if entry.content.startswith("/") else at
+        return at if at in self.by_path else None
+
     def below(self, path: str) -> list[TreeEntry]:
         """All entries below a directory, each directory before what is in it."""
         found: list[TreeEntry] = []
@@ -84,128 +121,174 @@ class Tree:
         return sorted(found, key=lambda entry: entry.path.split("/"))
 
     def matching(self, pattern: str) -> list[str]:
-        """Paths that a pattern with wildcards names, in order."""
-        matches = ["/"]
-        for part in pattern.strip("/").split("/"):
-            if HAS_WILDCARD.search(part):
-                regex = component_regex(part)
-                matches = [
-                    entry.path
-                    for path in matches
-                    for entry in sorted(self._below.get(path, ()), key=lambda e: e.path)
-                    if regex.fullmatch(posixpath.basename(entry.path))
-                ]
-            else:
-                matches = [p for path in matches if (p := path.rstrip("/") + "/" + part) in self.by_path]
+        """Paths that a pattern with wildcards names, in order. Its beginning without wildcards is one of the roots and
+        may be a symbolic link; nothing else is followed."""
+        fixed, rest = split_pattern(pattern)
+        base = self.roots.get(fixed)
+        matches = [] if base is None else [base]
+        for part in rest:
+            regex = component_regex(part)
+            matches = [
+                entry.path
+                for path in matches
+                for entry in sorted(self._below.get(path, ()), key=lambda e: e.path)
+                if regex.fullmatch(posixpath.basename(entry.path))
+            ]
         return matches
+
+
+def split_pattern(pattern: str) -> tuple[str, list[str]]:
+    """The directory above the first component with a wildcard, and the components from there."""
+    parts = pattern.strip("/").split("/")
+    first = next((at for at, part in enumerate(parts) if HAS_WILDCARD.search(part)), len(parts))
+    return "/" + "/".join(parts[:first]), parts[first:]
 
 
 @lru_cache(maxsize=1024)
 def component_regex(pattern: str) -> re.Pattern[str]:
-    """One component of Go's filepath.Match as a regular expression. Raises InvalidArgument (BAD_PATTERN)."""
-    out, at = [], 0
+    """One component of Go's filepath.Match as a regular expression. Raises InvalidArgument (BAD_PATTERN).
+
+    It never takes more steps than pattern times name: what lies between two stars is taken where it first fits and
+    never looked for again (an atomic group), which is enough for patterns like these.
+    """
+    chunks, at = [""], 0
     while at < len(pattern):
         char = pattern[at]
         at += 1
         if char == "*":
-            if not out or out[-1] != "[^/]*":
-                out.append("[^/]*")
+            chunks.append("")
         elif char == "?":
-            out.append("[^/]")
+            chunks[-1] += "[^/]"
         elif char == "[":
-            end = pattern.find("]", at + (1 if pattern[at : at + 1] == "^" else 0) + 1)
-            if end < 0:
-                raise InvalidArgument(f"syntax error in pattern {pattern!r}", reason="BAD_PATTERN")
-            body = pattern[at:end]
-            negate = body.startswith("^")
-            inner = re.sub(r"([\[\]&~|^])", r"\\\1", body[1:] if negate else body)
-            out.append(f"[{'^' if negate else ''}{inner}]")
-            at = end + 1
-        elif char == "\\" and at < len(pattern):
-            out.append(re.escape(pattern[at]))
-            at += 1
+            at, expression = _bracket(pattern, at)
+            chunks[-1] += expression
         else:
-            out.append(re.escape(char))
-    try:
-        return re.compile("".join(out), re.DOTALL)
-    except re.error:
-        raise InvalidArgument(f"syntax error in pattern {pattern!r}", reason="BAD_PATTERN") from None
+            if char == "\\":
+                char = pattern[at : at + 1]
+                at += 1
+                if not char:
+                    raise _bad_pattern(pattern)
+            chunks[-1] += re.escape(char)
+    head, *middle, last = chunks if len(chunks) > 1 else (chunks[0], None)
+    inner = "".join(f"(?>[^/]*?{chunk})" for chunk in middle if chunk)
+    return re.compile(head if last is None else f"{head}{inner}[^/]*{last}", re.DOTALL)
+
+
+def _bracket(pattern: str, at: int) -> tuple[int, str]:
+    """Read a bracket expression after its `[`: where it ends, and the same as a regular expression."""
+    negated = pattern.startswith("^", at)
+    at += negated
+    body = ""
+    while not (body and pattern.startswith("]", at)):
+        at, low = _bracket_char(pattern, at)
+        high = low
+        if pattern.startswith("-", at):
+            at, high = _bracket_char(pattern, at + 1)
+        # In Go a range that runs backwards matches nothing.
+        body += f"{re.escape(low)}-{re.escape(high)}" if low <= high else _NOTHING
+    return at + 1, f"[{'^/' * negated}{body}]"
+
+
+def _bracket_char(pattern: str, at: int) -> tuple[int, str]:
+    if pattern[at : at + 1] in ("", "-", "]"):
+        raise _bad_pattern(pattern)
+    if pattern[at] == "\\":
+        at += 1
+    if at + 1 >= len(pattern):
+        raise _bad_pattern(pattern)
+    return at + 1, pattern[at]
+
+
+def _bad_pattern(pattern: str) -> InvalidArgument:
+    return InvalidArgument(f"syntax error in pattern {pattern[:200]!r}", reason="BAD_PATTERN")
 
 
 def scan_paths(step: CopyStep) -> list[str]:
-    """What must be scanned so that `select` can decide: without wildcards the path, else the directory above the first."""
-    paths = []
-    for source in step.sources:
-        if not isinstance(source, PathSource):
-            continue
-        if not HAS_WILDCARD.search(source.path):
-            paths.append(source.path)
-            continue
-        fixed = []
-        for part in source.path.strip("/").split("/"):
-            if HAS_WILDCARD.search(part):
-                break
-            fixed.append(part)
-        paths.append("/" + "/".join(fixed))
-    return paths
+    """What must be scanned so that `select` can decide: without wildcards the path, else the directory above the
+    first."""
+    paths = [source.path for source in step.sources if isinstance(source, PathSource)]
+    return [split_pattern(path)[0] if HAS_WILDCARD.search(path) else path for path in paths]
+
+
+def links_to_scan(step: CopyStep, tree: Tree) -> list[str]:
+    """Symbolic links that wildcards name and that lead to something that was not scanned; scan these paths too."""
+    return [
+        path
+        for source in step.sources
+        if isinstance(source, PathSource) and HAS_WILDCARD.search(source.path)
+        for path in tree.matching(source.path)
+        if path not in tree.roots and tree.followed(path) is None
+    ]
 
 
 def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: int | None) -> list[CopyItem]:
     """Items in the order in which they are to be made. `dest_is_directory`: the destination exists as a directory.
 
-    Raises InvalidArgument (COPY_SOURCE_MISSING).
+    Raises InvalidArgument (COPY_SOURCE_MISSING, BAD_PATTERN).
     """
     items: list[CopyItem] = []
-    groups: dict[int, int] = {}
     into = step.dest_is_dir or dest_is_directory
     for source in step.sources:
         assert isinstance(source, PathSource)
-        for path in _named(source, tree):
-            items += _from_source(step, tree, path, into, groups)
+        for name, path in _named(source, tree):
+            items += _from_source(step, tree, path, posixpath.join(step.dest, name) if into else step.dest)
     for file in step.files:
         target = posixpath.join(step.dest, file.name) if into else step.dest
-        items.append(
-            CopyItem(
-                "", target, "f", 0o644, 0, 0, 0, "", {}, 0, data=file.data.encode("utf-8", "surrogateescape").hex()
-            )
-        )
+        data = file.data.encode("utf-8", "surrogateescape")
+        # The digest stands for the content in keys, and tells apart a file from an empty one.
+        digest = hashlib.sha256(data).hexdigest()
+        items.append(CopyItem("", target, "f", 0o644, 0, 0, 0, digest, {}, 0, data=data.hex()))
+    if isinstance(step.base, ContextBase):
+        items = [replace(item, uid=0, gid=0) for item in items]
     if mode is not None:
         items = [_with_mode(item, mode) for item in items]
-    return items
+    return _grouped(items)
 
 
-def _named(source: PathSource, tree: Tree) -> list[str]:
+def _named(source: PathSource, tree: Tree) -> list[tuple[str, str]]:
+    """(name, path) of what a source stands for: a symbolic link is followed, but keeps its own name, as in BuildKit. A
+    wildcard that nothing matches is no error there either."""
     wild = HAS_WILDCARD.search(source.path)
-    found = tree.matching(source.path) if wild else [p for p in (tree.roots.get(source.path),) if p is not None]
-    if not found:
+    named = tree.matching(source.path) if wild else [source.path]
+    found = [(posixpath.basename(name), tree.followed(name) if wild else tree.roots.get(name)) for name in named]
+    missing = [name for name, (_, path) in zip(named, found, strict=True) if path is None]
+    if missing:
         raise InvalidArgument(
-            f'"{source.path}": not found',
+            f'"{missing[0]}": not found',
             reason="COPY_SOURCE_MISSING",
             hint="is it in the build context, and not excluded by .dockerignore?",
         )
-    return found
+    return [(name, path) for name, path in found if path is not None]
 
 
-def _from_source(step: CopyStep, tree: Tree, path: str, into: bool, groups: dict[int, int]) -> list[CopyItem]:
+def _from_source(step: CopyStep, tree: Tree, path: str, target: str) -> list[CopyItem]:
     entry = tree.by_path[path]
     excluded = Matcher(step.exclude).excluded if step.exclude else None
     if entry.kind != "d":
-        if excluded and excluded(posixpath.basename(path)):
-            return []
-        target = posixpath.join(step.dest, posixpath.basename(path)) if into else step.dest
-        return [_item(entry, target, groups)]
+        return [] if excluded and excluded(posixpath.basename(target)) else [_item(entry, target, named=True)]
     # As in BuildKit, a new directory at the destination itself is made afresh, not after the source.
     items = [CopyItem(path, step.dest, "d", 0o755, 0, 0, entry.mtime_ns, "", {}, 0, keep_existing=True)]
+    left_out: dict[str, TreeEntry] = {}
     for child in tree.below(path):
         relative = child.path.removeprefix(path.rstrip("/") + "/")
         if excluded and excluded(relative):
+            if child.kind == "d":
+                left_out[relative] = child
             continue
-        items.append(_item(child, posixpath.join(step.dest, relative), groups))
+        # A directory that is left out is made all the same for what an exception ("!") takes from it.
+        for above in _above(relative):
+            if above in left_out:
+                items.append(_item(left_out.pop(above), posixpath.join(step.dest, above)))
+        items.append(_item(child, posixpath.join(step.dest, relative)))
     return items
 
 
-def _item(entry: TreeEntry, target: str, groups: dict[int, int]) -> CopyItem:
-    group = groups.setdefault(entry.inode, len(groups) + 1) if entry.inode else 0
+def _above(relative: str) -> list[str]:
+    parts = relative.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _item(entry: TreeEntry, target: str, *, named: bool = False) -> CopyItem:
     return CopyItem(
         entry.path,
         target,
@@ -217,11 +300,23 @@ def _item(entry: TreeEntry, target: str, groups: dict[int, int]) -> CopyItem:
         entry.content,
         entry.xattrs,
         entry.inode,
-        link_group=group,
+        named=named,
     )
 
 
-def _with_mode(item: CopyItem, mode: int) -> CopyItem:
-    from msgspec.structs import replace
+def _grouped(items: Sequence[CopyItem]) -> list[CopyItem]:
+    """Number the files that are one file. Links to files outside of the selection do not count."""
+    counts = Counter(item.inode for item in items if item.inode)
+    groups: dict[int, int] = {}
+    return [
+        replace(item, link_group=groups.setdefault(item.inode, len(groups) + 1))
+        if counts[item.inode] > 1
+        else replace(item, inode=0)
+        if item.inode
+        else item
+        for item in items
+    ]
 
+
+def _with_mode(item: CopyItem, mode: int) -> CopyItem:
     return item if item.kind == "l" or item.keep_existing else replace(item, mode=mode)

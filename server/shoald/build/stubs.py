@@ -13,23 +13,30 @@ from pathlib import Path
 
 FILES = ("etc/resolv.conf", "etc/hosts", "etc/hostname")
 DIRECTORIES = ("dev", "proc", "sys")
+_ORIGIN = "trusted.overlay.origin"
+"""overlayfs: the directory was copied up, the layers below have it too."""
+_USUAL_MODE = 0o755
 
 
 def remove_stubs(layer: Path, targets: Iterable[str] = ()) -> None:
-    """Remove the stubs of the default mounts and of `targets` (absolute paths in the container) from a layer's own files.
-    Only empty files and empty directories go."""
+    """Remove the stubs of the default mounts and of `targets` (absolute paths in the container) from a layer's own
+    files. Only empty files and empty directories go."""
     top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for path in FILES:
-            _remove(top, path, parents=True)
-        for path in (*DIRECTORIES, *(target.strip("/") for target in targets)):
-            _remove(top, path, parents=False)
+        # The deepest first: a target may lie below another one.
+        paths = {*FILES, *DIRECTORIES, *("/".join(_parts(target)) for target in targets)}
+        for path in sorted(paths - {""}, key=lambda path: -path.count("/")):
+            _remove(top, path.split("/"))
     finally:
         os.close(top)
 
 
-def _remove(top: int, path: str, *, parents: bool) -> None:
-    parts = path.split("/")
+def _parts(target: str) -> list[str]:
+    return [part for part in target.split("/") if part not in ("", ".")]
+
+
+def _remove(top: int, parts: list[str]) -> None:
+    """Remove `parts` and the directories above it that held nothing else."""
     with contextlib.ExitStack() as stack:
         fds = [top]
         for part in parts[:-1]:
@@ -39,18 +46,42 @@ def _remove(top: int, path: str, *, parents: bool) -> None:
                 return
             stack.callback(os.close, fd)
             fds.append(fd)
-        name = parts[-1]
-        try:
-            found = os.stat(name, dir_fd=fds[-1], follow_symlinks=False)
-            if found.st_size == 0 and stat.S_ISREG(found.st_mode):
-                os.unlink(name, dir_fd=fds[-1])
-            else:
-                os.rmdir(name, dir_fd=fds[-1])
-        except OSError:
+        if not _remove_empty(fds[-1], parts[-1]):
             return
-        if not parents:
-            return
-        # A directory that held nothing but stubs was made for them, unless the layer below has it: then nothing changes.
-        for fd, part in zip(reversed(fds[:-1]), reversed(parts[:-1]), strict=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(part, dir_fd=fd)
+        for at in range(len(parts) - 2, -1, -1):
+            if _is_own(top, fds[at + 1], "/".join(parts[: at + 1])):
+                return
+            try:
+                os.rmdir(parts[at], dir_fd=fds[at])
+            except OSError:
+                return
+
+
+def _remove_empty(directory: int, name: str) -> bool:
+    """Remove an empty file or directory; True when nothing is there then."""
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode) and found.st_size == 0:
+            os.unlink(name, dir_fd=directory)
+        elif stat.S_ISDIR(found.st_mode):
+            os.rmdir(name, dir_fd=directory)
+        else:
+            return False
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _is_own(top: int, directory: int, path: str) -> bool:
+    """Whether the layer may need an empty directory for its own sake: it isn't as the runtime makes one, or a layer
+    below has it and a step may have changed its owner. Of /etc nobody changes that, and each step brings it up."""
+    root, found = os.fstat(top), os.fstat(directory)
+    if stat.S_IMODE(found.st_mode) != _USUAL_MODE or (found.st_uid, found.st_gid) != (root.st_uid, root.st_gid):
+        return True
+    try:
+        os.getxattr(directory, _ORIGIN)
+    except OSError:
+        return False
+    return path != "etc"

@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import posixpath
+import re
 import stat
 import sys
 import zlib
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import Internal, InvalidArgument
-from shoald.build.selection import CopyItem, Tree, TreeEntry
+from shoald.build.selection import CopyItem, Tree, TreeEntry, links_to_scan, scan_paths
+from shoald.dockerfile.steps import CopyStep
 from shoald.host import process
+from shoald.host.syscall import failure
 from shoald.host.treescan import open_inside
 
 MAX_ANSWER = 512 << 20
@@ -33,10 +36,17 @@ async def scan(root: Path, paths: Sequence[str], *, want_hash: bool = True) -> T
     return Tree([TreeEntry(*fields) for fields in answer["entries"]], answer["roots"])
 
 
+async def scan_sources(root: Path, step: CopyStep) -> Tree:
+    """All that `select` needs to know of `root` for the sources of a step."""
+    tree = await scan(root, scan_paths(step))
+    links = links_to_scan(step, tree)
+    return tree.united(await scan(root, links)) if links else tree
+
+
 async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], owner: tuple[int, int] | None) -> None:
     """Make `items` below `target`; `source` may be None when all of them carry data. New parents belong to `owner`.
 
-    Raises InvalidArgument (COPY_FAILED).
+    Raises InvalidArgument (COPY_FAILED), and as `shoald.host.syscall.failure` (ResourceExhausted DISK_FULL...).
     """
     fds = [os.open(source or target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
@@ -63,6 +73,8 @@ async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], own
     finally:
         for fd in fds:
             os.close(fd)
+    if answer["errno"]:
+        raise failure("copy to", answer["errno"], path=answer["path"])
     if answer["error"]:
         raise InvalidArgument(answer["error"], reason="COPY_FAILED")
 
@@ -105,7 +117,8 @@ def resolve(root: Path, path: str) -> Path | None:
 
 
 def final_target(root: Path, path: str) -> str:
-    """Where a file written to `path` inside `root` goes: a symbolic link there is followed, also to what does not exist.
+    """Where a file written to `path` inside `root` goes: a symbolic link there is followed, also to what does not
+    exist.
 
     Raises InvalidArgument (COPY_FAILED) for links in a circle.
     """
@@ -129,7 +142,8 @@ def final_target(root: Path, path: str) -> str:
 
 
 def is_archive(root: Path, path: str) -> bool:
-    """Whether a regular file is a tar archive, plain or compressed in a way that ADD unpacks. Reads its first block only."""
+    """Whether a regular file is a tar archive, plain or compressed in a way that ADD unpacks. Reads its first block
+    only."""
     directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd = open_inside(directory, path, os.O_RDONLY | os.O_NONBLOCK)
@@ -145,7 +159,8 @@ def is_archive(root: Path, path: str) -> bool:
 
 
 def first_block(head: bytes) -> bytes:
-    """The first 512 bytes of what `head`, the beginning of a file, stands for after decompression; b"" when that fails."""
+    """The first 512 bytes of what `head`, the beginning of a file, stands for after decompression; b"" when that
+    fails."""
     kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
     try:
         match kind:
@@ -173,12 +188,13 @@ def _zstd_block(head: bytes) -> bytes:
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether 512 bytes are a tar header: the checksum fits (POSIX ustar interchange format)."""
+    """Whether 512 bytes are a tar header: the checksum fits (POSIX ustar interchange format), its bytes summed up as
+    unsigned numbers or, as old programs did, as signed ones."""
     if len(block) < 512 or not block.rstrip(b"\0"):
         return False
-    text = block[148:156].split(b"\0")[0].strip()
-    try:
-        wanted = int(text or b"0", 8)
-    except ValueError:
+    match = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", block[148:156])
+    if match is None:
         return False
-    return wanted == sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    summed = block[:148] + b" " * 8 + block[156:512]
+    total = sum(summed)
+    return int(match[1], 8) in (total, total - 256 * sum(byte > 127 for byte in summed))

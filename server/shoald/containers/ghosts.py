@@ -1,7 +1,7 @@
 """Containers that were removed a moment ago: their record and log stay readable for those who still follow them.
 
-`run --rm` of a short command is over before its client can attach; and a client that lost the link wants the rest of the
-output. Everything else of such a container is gone.
+`run --rm` of a short command is over before its client can attach; and a client that lost the link wants the rest of
+the output. Everything else of such a container is gone.
 """
 
 from __future__ import annotations

@@ -150,7 +150,9 @@ class Launcher:
         if container.spec.network == "bridge":
             endpoint, ports = await self._network.allocate(container.id, container.spec.ports)
             resolv = self._network.resolv_conf()
-        await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base)
+        # Unmounting syncs the whole file system below the layer: not for one that is thrown away, or committed later.
+        throw_away = container.spec.auto_remove
+        await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base, volatile=throw_away)
         user = resolve_user(container.process.user, rootfs)
         places = await self._place(container, bundle_dir / IN_BUNDLE_MOUNTS)
         etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
@@ -218,7 +220,7 @@ class Launcher:
             raise errors[0]
 
     async def release(self, container_id: str) -> None:
-        """The part of `clear` that others wait for: give back the ports, and the address, of one that has ended."""
+        """The part of `clear` that others wait for: give back ports and address of one that has ended."""
         await self._network.release(container_id)
 
     async def _unmount(self, container_id: str) -> None:

@@ -135,7 +135,13 @@ class Lifecycle:
             delay_s = min(delay_s * 2, LAST_RETRY_S)
 
     async def settle(self, container: Container, ended: Exit) -> None:
-        """A run has ended: write it down, clean up, restart or remove."""
+        """A run has ended: give back its ports, write it down, clean up, restart or remove."""
+        try:
+            # First: who sees in the row that it has ended may use its ports. Unmounting, which may have to wait for the
+            # disk, comes after.
+            await to_end(self.launcher.release(container.id))
+        except ShoalError as error:
+            log.error("network_not_released", container=container.id, error=str(error))
         finished = ended_at(ended)
         ran_s = (finished - (container.started_at or finished)).total_seconds()
         decision = after_exit(container, ended.exit_code, ran_s, self._delays.get(container.id, 0.0))
@@ -156,7 +162,7 @@ class Lifecycle:
             remove_volumes=decision.next is Next.REMOVE,
         )
         self.watch.ended(container.id, ended.exit_code, ended.oom_killed)
-        self.watch.changed(container.id)  # who follows the output need not wait for the clean-up
+        self.watch.changed(container.id)
         if ended.oom_killed:
             self.event(container, "oom")
         self.event(container, "die", exitCode=str(ended.exit_code))
@@ -168,7 +174,6 @@ class Lifecycle:
         except ShoalError as error:
             log.error("container_cleanup_failed", container=container.id, error=str(error))
             self.note(container.id, error=str(error))
-        self.watch.changed(container.id)
         if decision.next is Next.RESTART:
             self.restart_after(container.id, decision.delay_s)
 
@@ -237,13 +242,12 @@ class Lifecycle:
         await self._remove_layer(container)
 
     async def remove_ended(self, container: Container) -> None:
-        """Remove one that has ended by itself. Its ports and its name are free at once, what takes longer comes after:
-        directories and layers without a row are garbage that `recover` finds."""
+        """Remove one that has ended by itself and holds no ports. Its name is free at once, what takes longer comes
+        after: directories and layers without a row are garbage that `recover` finds."""
         if any(mount.anonymous for mount in container.spec.mounts):
             await self.remove(container, volumes=True)
             return
         try:
-            await self.launcher.release(container.id)
             self.ghosts.remember(container, self.launcher.log_path(container.id))
             self._delete_row(container, quiet=False)
         except (ShoalError, OSError) as error:
@@ -307,11 +311,6 @@ class Lifecycle:
         if container.spec.restart_policy.name is RestartPolicyName.NO or container.stopped_by_user:
             return replace(container, stopped_by_user=True)
         return self._md.containers.update(container.id, stopped_by_user=True)
-
-    async def idle(self, container_id: str) -> None:
-        """Wait until no transition of this container is under way."""
-        async with self.locks.get(container_id):
-            pass
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it in the background; `close` waits for it."""

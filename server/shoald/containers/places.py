@@ -1,8 +1,9 @@
 """The mounts of a container, made ready on the host: volumes and host paths as idmapped bind mounts.
 
-Ids: what a container's root writes into a volume or a host path is owned by root there, and what is owned by id N there is N
-in the container, as Docker has it without user namespaces. The user namespace's own ids never reach the disk. Where the file
-system can't be idmapped (some network file systems), the path is mounted as it is: its files then belong to nobody.
+Ids: what a container's root writes into a volume or a host path is owned by root there, and what is owned by id N there
+is N in the container, as Docker has it without user namespaces. The user namespace's own ids never reach the disk.
+Where the file system can't be idmapped (some network file systems), the path is mounted as it is: its files then belong
+to nobody.
 """
 
 from __future__ import annotations

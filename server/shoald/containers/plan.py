@@ -1,7 +1,7 @@
 """How an image's configuration and a request become the first process; pure.
 
-Follows moby `daemon/commit.go` merge and `docker run`: a request's entrypoint clears the image's command; environment entries
-are keyed by name and the request wins; labels are united.
+Follows moby `daemon/commit.go` merge and `docker run`: a request's entrypoint clears the image's command; environment
+entries are keyed by name and the request wins; labels are united.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a
 
 
 def merge_env(*layers: Sequence[str]) -> tuple[str, ...]:
-    """Unite "KEY=value" lists; a later entry replaces an earlier one in its place. Entries without "=" unset the name."""
+    """Unite "KEY=value" lists; a later entry replaces an earlier one in its place. Entries without "=" unset the
+    name."""
     merged: dict[str, str | None] = {}
     for entry in (entry for layer in layers for entry in layer):
         key, separator, _ = entry.partition("=")

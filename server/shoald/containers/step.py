@@ -60,6 +60,7 @@ def _record(step: StepProcess) -> Container:
             network=step.network,
             mounts=tuple(step.mounts),
             resources=Resources(),
+            auto_remove=True,
             userns="" if step.userns_base else "host",
         ),
         image_id="",

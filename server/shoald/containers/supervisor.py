@@ -175,7 +175,7 @@ class Supervisor:
     async def stop(self, container_id: str, timeout_s: float | None, signal: str) -> Container:
         """Signal, wait, kill; an exited container is a success. Negative timeout: wait without end.
 
-        Returns when its ports are free and it can be started, or removed, at once."""
+        When it returns, its ports are free."""
         container = self._md.containers.find(container_id)
         number = parse_signal(signal) if signal else container.stop_signal
         grace = container.stop_timeout_s if timeout_s is None else timeout_s
@@ -222,7 +222,7 @@ class Supervisor:
             ) from None
 
     async def _until_ended(self, container: Container, run: int) -> Container:
-        """Wait until the run after `run` exits is over and cleaned up; the last record, also when it was removed."""
+        """Wait until the run after `run` exits is over; the last record, also when it was removed."""
         while True:
             event = self._life.watch.event(container.id)
             current = self._md.containers.get(container.id)
@@ -233,8 +233,7 @@ class Supervisor:
                 return replace(container, state=ContainerState.EXITED, exit_code=code, pid=0, ip_address="", ports=())
             over = current.state in SETTLED or self._life.watch.exits(container.id) > run
             if over and current.state is not ContainerState.REMOVING:
-                await self._life.idle(container.id)
-                return self._md.containers.get(container.id) or current
+                return current
             container = current
             await event.wait()
 
@@ -278,7 +277,7 @@ class Supervisor:
     async def wait(self, container_id: str, condition: str) -> RunEnd:
         """See shoal.v1.ContainerServiceWaitRequest.Condition; "not-running", "next-exit" or "removed".
 
-        "not-running" also means that the run is cleaned up: its ports are free.
+        "not-running" also means that its ports are free, "removed" that its name is.
         """
         seen = self._life.watch.exits(container_id)
         known: Container | None = None
@@ -293,7 +292,6 @@ class Supervisor:
             if condition == "next-exit" and last is not None and last.number > seen:
                 return last
             if condition == "not-running" and current.state in SETTLED:
-                await self._life.idle(container_id)
                 return _end_of(current)
             await event.wait()
 

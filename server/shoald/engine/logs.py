@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from pathlib import Path
 
 from shoal.errors import FailedPrecondition
@@ -41,11 +41,15 @@ class OutputCases:
         """See engine.ports.Engine.logs. Following ends when the container does not run and all was read."""
         container = self._find(name)
         if not query.follow:
-            async for batch in read_log(self._path(container.id), query):
-                yield batch
+            async with aclosing(read_log(self._path(container.id), query)) as batches:
+                async for batch in batches:
+                    yield batch
             return
-        async with self._finished(container.id) as finished:
-            async for batch in read_log(self._path(container.id), query, finished=finished):
+        async with (
+            self._finished(container.id) as finished,
+            aclosing(read_log(self._path(container.id), query, finished=finished)) as batches,
+        ):
+            async for batch in batches:
                 yield batch
 
     async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> Attachment:
@@ -103,8 +107,11 @@ class OutputCases:
 
     async def output(self, container_id: str, query: LogQuery) -> AsyncIterator[LogBatch | ExitStatus]:
         """The output, then the exit."""
-        async with self._finished(container_id) as finished:
-            async for batch in read_log(self._path(container_id), query, finished=finished):
+        async with (
+            self._finished(container_id) as finished,
+            aclosing(read_log(self._path(container_id), query, finished=finished)) as batches,
+        ):
+            async for batch in batches:
                 yield batch
         end = await self._supervisor.wait(container_id, "not-running")
         yield ExitStatus(end.exit_code, end.oom_killed, end.error)

@@ -1,7 +1,7 @@
 """Long work that outlives its caller: a task with a replayable stream of events and a result.
 
-A disconnect only ends a follower. The task ends by itself, by `cancel`, or with the daemon. A finished operation is kept for
-ten minutes, so that a client that lost the link can take up the stream at its cursor.
+A disconnect only ends a follower. The task ends by itself, by `cancel`, or with the daemon. A finished operation is
+kept for ten minutes, so that a client that lost the link can take up the stream at its cursor.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Emit = Callable[[object], None]
 
 
 class Operation(Generic[R]):
-    """One running or finished piece of work. `events` are numbered from 1 without end; numbers may be missing where a later
-    Progress record replaced an earlier one of the same id."""
+    """One running or finished piece of work. `events` are numbered from 1 without end; numbers may be missing where a
+    later Progress record replaced an earlier one of the same id."""
 
     def __init__(self, request_id: str, kind: str, fingerprint: str) -> None:
         self.request_id = request_id
@@ -83,7 +83,8 @@ class Operation(Generic[R]):
         self._wake()
 
     async def follow(self, cursor: int = 0) -> AsyncIterator[tuple[int, object]]:
-        """Events after `cursor` with their numbers, until the work has ended. Raises nothing of the work's: see result()."""
+        """Events after `cursor` with their numbers, until the work has ended. Raises nothing of the work's: see
+        result()."""
         while True:
             changed, done = self._changed, self.done
             start = max(cursor, self._dropped_to)
@@ -194,7 +195,7 @@ class Once:
         known = self._futures.get(request_id)
         if known is None:
             task = asyncio.ensure_future(call())
-            self._futures[request_id] = (time.monotonic(), fingerprint, task)  # type: ignore[assignment]
+            self._futures[request_id] = (time.monotonic(), fingerprint, task)
         else:
             if known[1] != fingerprint:
                 raise AlreadyExists(f"request id {request_id} was used for another request", reason="REQUEST_ID_REUSED")

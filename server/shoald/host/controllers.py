@@ -1,7 +1,7 @@
 """The cgroup v1 controllers that crun insists on: mounted by a daemon that needs them, unmounted after the last one.
 
-A hybrid host (v1 with v2 beside it) may leave a controller to v2 that no v1 hierarchy has; crun then refuses to work. Every
-daemon keeps a descriptor of what was mounted, which makes the kernel refuse to unmount it under another daemon.
+A hybrid host (v1 with v2 beside it) may leave a controller to v2 that no v1 hierarchy has; crun then refuses to work.
+Every daemon keeps a descriptor of what was mounted: the kernel then refuses to unmount it under another daemon.
 """
 
 from __future__ import annotations

@@ -1,32 +1,36 @@
 """Program: copy files from below one open directory to below another.
 `python -m shoald.host.treecopy SOURCE_FD TARGET_FD < request > answer`
 
-Request (JSON): {"items": [Item...], "owner": [uid, gid] or null, "parent_owner": [uid, gid]}. Answer: {"error": text or null}.
-All paths are resolved inside their root; a symbolic link in a target's parents leads where it would in a container that
-has the target as its root, and never out of it (openat2 RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
+Request (JSON): {"items": [Item...], "owner": [uid, gid] or null, "parent_owner": [uid, gid]}. Answer: {"error": text or
+null, "errno": number or 0, "path": text}. All paths are resolved inside their root; a symbolic link in a target's
+parents leads where it would in a container that has the target as its root, and never out of it (openat2
+RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import posixpath
 import stat
 import sys
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
-from shoald.host.treescan import open_inside
+from shoald.host.filecopy import copy_content, write_all
+from shoald.host.treescan import open_inside, raise_file_limit
 
-_FICLONE = 0x40049409
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+MAX_PARENTS = 256
+"""Directories that are kept open."""
+MAX_LINKS = 40
 
 
 class Item(NamedTuple):
-    """One file to make at `target`. `content` as in treescan; `data` (hex) replaces the source of a file; with `keep_existing`
-    a directory that exists keeps its mode and owner."""
+    """One file to make at `target`. `content` as in treescan; `data` (hex) replaces the source of a file; with
+    `keep_existing` a directory that exists keeps its mode and owner."""
 
     source: str
     target: str
@@ -52,9 +56,14 @@ class Copier:
     def __init__(self, source: int, target: int, owner: list[int] | None, parent_owner: list[int]) -> None:
         self._source, self._target = source, target
         self._owner, self._parent_owner = owner, parent_owner
-        self._parents: dict[str, int] = {}
-        self._links: dict[int, tuple[int, str]] = {}
-        self._times: list[tuple[int, str, int]] = []
+        self._parents: OrderedDict[str, int] = OrderedDict()
+        self._links: dict[int, str] = {}
+        self._times: list[tuple[str, int]] = []
+
+    def close(self) -> None:
+        """Close the directories."""
+        while self._parents:
+            os.close(self._parents.popitem()[1])
 
     def copy(self, item: Item) -> None:
         """Make one file."""
@@ -65,8 +74,7 @@ class Copier:
             return
         self._make_room(parent, name, item)
         if item.inode and item.inode in self._links:
-            other, other_name = self._links[item.inode]
-            os.link(other_name, name, src_dir_fd=other, dst_dir_fd=parent, follow_symlinks=False)
+            self._link(self._links[item.inode], parent, name)
             return
         if item.kind == "f":
             self._file(parent, name, item)
@@ -80,35 +88,76 @@ class Copier:
             os.mknod(name, kind | item.mode, os.makedev(major, minor), dir_fd=parent)
         self._attributes(parent, name, item)
         if item.inode:
-            self._links[item.inode] = (parent, name)
+            self._links[item.inode] = item.target
 
     def finish(self) -> None:
         """Set the times of directories, which copying into them has changed."""
-        for parent, name, mtime in reversed(self._times):
+        for path, mtime in reversed(self._times):
+            parent = self._parent(posixpath.dirname(path))
             with contextlib.suppress(FileNotFoundError):
-                os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+                os.utime(posixpath.basename(path), ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+
+    # --- directories ------------------------------------------------------------------------------------------------
 
     def _parent(self, path: str) -> int:
-        """The directory `path`, made with its parents when missing."""
-        known = self._parents.get(path)
-        if known is not None:
-            return known
+        """The directory `path`, made with its parents when missing. Valid until the next call."""
+        fd = self._parents.get(path)
+        if fd is not None:
+            self._parents.move_to_end(path)
+            return fd
         try:
             fd = open_inside(self._target, path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            above = self._parent(posixpath.dirname(path))
-            name = posixpath.basename(path)
-            try:
-                os.mkdir(name, 0o755, dir_fd=above)
-            except FileExistsError:
-                raise Refused(f"{path} is a symbolic link that leads nowhere") from None
-            os.chown(name, *self._parent_owner, dir_fd=above, follow_symlinks=False)
-            os.chmod(name, 0o755, dir_fd=above)
-            fd = open_inside(self._target, path, os.O_RDONLY | os.O_DIRECTORY)
+            fd = self._made(path)
         except NotADirectoryError:
             raise Refused(f"cannot copy to non-directory: {path}") from None
         self._parents[path] = fd
+        if len(self._parents) > MAX_PARENTS:
+            os.close(self._parents.popitem(last=False)[1])
         return fd
+
+    def _made(self, path: str) -> int:
+        """Walk to `path` inside the target and make what is missing, also where a symbolic link leads to nothing
+        yet."""
+        pending = path.strip("/").split("/")[::-1]
+        at: list[str] = []  # where the walk is, without symbolic links
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                at = at[:-1]
+                continue
+            above = open_inside(self._target, "/".join(at), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                link = self._step(above, part, path)
+            finally:
+                os.close(above)
+            if link is None:
+                at = [*at, part]
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            pending += link.split("/")[::-1]
+            at = [] if link.startswith("/") else at
+        return open_inside(self._target, "/".join(at), os.O_RDONLY | os.O_DIRECTORY)
+
+    def _step(self, above: int, name: str, path: str) -> str | None:
+        """Make sure that `name` is a directory; the target when it is a symbolic link."""
+        try:
+            found = os.stat(name, dir_fd=above, follow_symlinks=False)
+        except FileNotFoundError:
+            os.mkdir(name, 0o755, dir_fd=above)
+            os.chown(name, *self._parent_owner, dir_fd=above, follow_symlinks=False)
+            os.chmod(name, 0o755, dir_fd=above)
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            return os.readlink(name, dir_fd=above)
+        if not stat.S_ISDIR(found.st_mode):
+            raise Refused(f"cannot copy to non-directory: {path}")
+        return None
 
     def _directory(self, parent: int, name: str, item: Item) -> None:
         if name == "":
@@ -116,17 +165,20 @@ class Copier:
         created = False
         try:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            os.mkdir(name, 0o755, dir_fd=parent)
+            created = True
+        else:
             if stat.S_ISLNK(found.st_mode):
                 self._parent(item.target)  # must lead to a directory inside
                 return
             if not stat.S_ISDIR(found.st_mode):
                 raise Refused(f"cannot copy to non-directory: {item.target}")
-        except FileNotFoundError:
-            os.mkdir(name, 0o755, dir_fd=parent)
-            created = True
         if created or not item.keep_existing:
             self._attributes(parent, name, item)
-            self._times.append((parent, name, item.mtime_ns))
+            self._times.append((item.target, item.mtime_ns))
+
+    # --- files ------------------------------------------------------------------------------------------------------
 
     def _make_room(self, parent: int, name: str, item: Item) -> None:
         try:
@@ -134,18 +186,26 @@ class Copier:
         except FileNotFoundError:
             return
         if stat.S_ISDIR(found.st_mode):
-            raise Refused(f"cannot overwrite the directory {item.target} with a file")
+            raise Refused(f"cannot replace the directory {item.target} with a file")
         os.unlink(name, dir_fd=parent)
+
+    def _link(self, first: str, parent: int, name: str) -> None:
+        # A descriptor of its own: asking for the other directory may close `parent`.
+        other = open_inside(self._target, posixpath.dirname(first), os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.link(posixpath.basename(first), name, src_dir_fd=other, dst_dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(other)
 
     def _file(self, parent: int, name: str, item: Item) -> None:
         out = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=parent)
         try:
             if item.data is not None:
-                _write_all(out, bytes.fromhex(item.data))
+                write_all(out, bytes.fromhex(item.data))
                 return
             source = open_inside(self._source, item.source, _READ)
             try:
-                copy_bytes(source, out)
+                copy_content(source, out)
             finally:
                 os.close(source)
         finally:
@@ -158,37 +218,17 @@ class Copier:
             os.chmod(name, item.mode, dir_fd=parent)  # after chown, which clears setuid
             path = f"/proc/self/fd/{parent}/{name}"
             for key, value in item.xattrs.items():
-                os.setxattr(path, key, bytes.fromhex(value), follow_symlinks=False)
+                try:
+                    os.setxattr(path, key, bytes.fromhex(value), follow_symlinks=False)
+                except OSError as error:
+                    if error.errno != errno.EOPNOTSUPP:  # as BuildKit: what the file system can't hold is left out
+                        raise
         if item.kind != "d":
             os.utime(name, ns=(item.mtime_ns, item.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
 
-def copy_bytes(source: int, out: int) -> None:
-    """The content: shared extents where the file system can, else inside the kernel, else by hand."""
-    try:
-        fcntl.ioctl(out, _FICLONE, source)
-        return
-    except OSError:
-        pass
-    try:
-        while os.copy_file_range(source, out, 1 << 30):
-            pass
-        return
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-    while chunk := os.read(source, 1 << 20):
-        _write_all(out, chunk)
-
-
-def _write_all(out: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(out, view) :]
-
-
-def run(source: int, target: int, request: dict[str, Any]) -> str | None:
-    """Copy all; the error for people, or None."""
+def run(source: int, target: int, request: dict[str, Any]) -> dict[str, Any]:
+    """Copy all; the answer."""
     copier = Copier(source, target, request["owner"], request["parent_owner"])
     item = None
     try:
@@ -197,18 +237,24 @@ def run(source: int, target: int, request: dict[str, Any]) -> str | None:
             copier.copy(item)
         copier.finish()
     except Refused as error:
-        return str(error)
+        return {"error": str(error), "errno": 0, "path": item.target if item else ""}
     except OSError as error:
-        where = item.target if item else ""
-        return f"{where}: {error.strerror}" + (" (disk full)" if error.errno == errno.ENOSPC else "")
-    return None
+        return {
+            "error": error.strerror or str(error),
+            "errno": error.errno or errno.EIO,
+            "path": item.target if item else "",
+        }
+    finally:
+        copier.close()
+    return {"error": None, "errno": 0, "path": ""}
 
 
 def main() -> int:
     """Entry point."""
     os.umask(0)
-    error = run(int(sys.argv[1]), int(sys.argv[2]), json.load(sys.stdin))
-    sys.stdout.write(json.dumps({"error": error}))
+    raise_file_limit()
+    answer = run(int(sys.argv[1]), int(sys.argv[2]), json.load(sys.stdin))
+    sys.stdout.write(json.dumps(answer))
     return 0
 
 

@@ -1,22 +1,29 @@
 """Program: list and hash a tree below an open directory. `python -m shoald.host.treescan ROOT_FD < request > answer`
 
-Request (JSON): {"paths": [...], "hash": bool}. Answer: {"roots": {path: clean path or null}, "entries": [[...], ...]} with an
-entry as in `Entry`. A path is resolved inside the root (a symbolic link never leads out of it, openat2 RESOLVE_IN_ROOT); below
-it nothing is followed. A separate program: hashing many small files would hold the daemon's interpreter.
+Request (JSON): {"paths": [...], "hash": bool}. Answer: {"roots": {path: clean path or null}, "entries": [[...], ...]}
+with an entry as in `Entry`. A path is resolved inside the root (a symbolic link never leads out of it, openat2
+RESOLVE_IN_ROOT); below it nothing is followed. A separate program: hashing many small files would hold the daemon's
+interpreter.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import resource
 import stat
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from shoald.host import syscall
 
 CHUNK = 1 << 20
+TRIES = 32
+"""openat2 gives up (EAGAIN) when a `..` on the way meets a rename anywhere on the machine."""
 XATTRS = ("security.capability", "user.")
 
 
@@ -39,8 +46,11 @@ class Entry(NamedTuple):
 
 
 def open_inside(root: int, path: str, flags: int) -> int:
-    """Open `path` as if `root` were the root of the file system."""
-    return syscall.openat2(root, path.lstrip("/") or ".", flags | os.O_CLOEXEC, resolve=syscall.RESOLVE_IN_ROOT)
+    """Open `path` as if `root` were the root of the file system. Raises OSError."""
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            return syscall.openat2(root, path.lstrip("/") or ".", flags | os.O_CLOEXEC, resolve=syscall.RESOLVE_IN_ROOT)
+    raise OSError(errno.EAGAIN, "directories on the way are renamed all the time", path)
 
 
 def scan(root: int, paths: list[str], *, want_hash: bool) -> dict[str, object]:
@@ -74,36 +84,50 @@ def _inside_path(root: int, fd: int) -> str:
 
 
 def _add(entries: dict[str, Entry], fd: int, path: str, want_hash: bool) -> None:
-    """One file or directory (an O_PATH descriptor), then what is below it, without recursion limits."""
+    """One file or directory (an O_PATH descriptor), then what is below it.
+
+    The depth first, without recursion: as many descriptors are open as the tree is deep, not as it is wide.
+    """
     found = os.fstat(fd)
+    if stat.S_ISSOCK(found.st_mode):
+        return
     entries[path] = _entry(fd, path, found, want_hash)
     if not stat.S_ISDIR(found.st_mode):
         return
-    pending = [(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path)]
-    while pending:
-        directory, where = pending.pop()
-        try:
-            with os.scandir(directory) as listing:
-                names = sorted(entry.name for entry in listing)
-            for name in names:
-                child = where.rstrip("/") + "/" + name
-                if child in entries:
+    stack = [_listed(fd, path)]
+    try:
+        while stack:
+            directory, where, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                os.close(stack.pop()[0])
+                continue
+            child = where.rstrip("/") + "/" + name
+            if child in entries:
+                continue
+            opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                status = os.fstat(opened)
+                if stat.S_ISSOCK(status.st_mode):
                     continue
-                opened = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                try:
-                    status = os.fstat(opened)
-                    if stat.S_ISSOCK(status.st_mode):
-                        continue
-                    entries[child] = _entry(opened, child, status, want_hash)
-                    if stat.S_ISDIR(status.st_mode):
-                        deeper = os.open(
-                            name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
-                        )
-                        pending.append((deeper, child))
-                finally:
-                    os.close(opened)
-        finally:
+                entries[child] = _entry(opened, child, status, want_hash)
+                if stat.S_ISDIR(status.st_mode):
+                    stack.append(_listed(opened, child))
+            finally:
+                os.close(opened)
+    finally:
+        for directory, _, _ in stack:
             os.close(directory)
+
+
+def _listed(directory: int, path: str) -> tuple[int, str, Iterator[str]]:
+    """A directory that is open for its place only (O_PATH), open for reading, with its names."""
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return fd, path, iter(sorted(os.listdir(fd)))
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _entry(fd: int, path: str, found: os.stat_result, want_hash: bool) -> Entry:
@@ -154,8 +178,15 @@ def _xattrs(fd: int) -> dict[str, str]:
     return {name: os.getxattr(path, name).hex() for name in names if name.startswith(XATTRS)}
 
 
+def raise_file_limit() -> None:
+    """A tree may be deeper than the usual 1,024 open files."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
     """Entry point."""
+    raise_file_limit()
     request = json.load(sys.stdin)
     answer = scan(int(sys.argv[1]), request["paths"], want_hash=request["hash"])
     # Names need not be UTF-8: surrogates survive as escapes.

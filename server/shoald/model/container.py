@@ -47,7 +47,7 @@ class RestartPolicy(Struct, frozen=True):
 
 
 class PortMapping(Struct, frozen=True):
-    """A published port. `host_ip` empty and `host_port` 0 only before they are resolved; protocol "tcp" or "udp"."""
+    """A published port; protocol "tcp" or "udp". `host_ip` empty and `host_port` 0 only before they are resolved."""
 
     container_port: int
     host_ip: str = ""
@@ -66,7 +66,8 @@ class MountKind(StrEnum):
 
 
 class Mount(Struct, frozen=True):
-    """A mount in the container. `source`: host path (BIND) or volume name (VOLUME). Sizes in bytes; mode as in chmod."""
+    """A mount in the container. `source`: host path (BIND) or volume name (VOLUME). Sizes in bytes; mode as in
+    chmod."""
 
     kind: MountKind
     target: str

@@ -16,8 +16,8 @@ class Snapshot(Struct, frozen=True):
     parent_id: str | None
     committed: bool
     uid_base: int
-    """On-disk owner ids are `uid_base` + the id as the image means it: 0 for unpacked layers, the mapping's base for what a
-    container or a RUN step in a user namespace wrote."""
+    """On-disk owner ids are `uid_base` + the id as the image means it: 0 for unpacked layers, the mapping's base for
+    what a container or a RUN step in a user namespace wrote."""
     created_at: datetime
     chain_id: str | None = None
     """Chain id of the image layer, when it is one: unique."""

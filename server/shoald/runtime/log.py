@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,16 +154,18 @@ async def read_log(
         if log is None:
             return
         try:
-            async for batch in _Reader(log, query).batches():
-                yield batch
+            async with contextlib.aclosing(_Reader(log, query).batches()) as batches:
+                async for batch in batches:
+                    yield batch
         finally:
             log.close()
         return
-    async for batch in _follow(path, query, finished or asyncio.Event()):
-        yield batch
+    async with contextlib.aclosing(_follow(path, query, finished or asyncio.Event())) as batches:
+        async for batch in batches:
+            yield batch
 
 
-async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> AsyncIterator[LogBatch]:
+async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> AsyncGenerator[LogBatch, None]:
     log: LogFile | None = None
     reader: _Reader | None = None
     with Inotify() as inotify:
@@ -175,8 +177,9 @@ async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> Async
                 log = log or LogFile.open(path)
                 if log is not None:
                     reader = reader or _Reader(log, query)
-                    async for batch in reader.batches():
-                        yield batch
+                    async with contextlib.aclosing(reader.batches()) as batches:
+                        async for batch in batches:
+                            yield batch
                 if last:
                     return
                 await _changed(inotify, path, finished, query)
@@ -226,7 +229,7 @@ class _Reader:
             return self.log.tail_offset(query.tail, stdout=query.stdout, stderr=query.stderr)
         return 0
 
-    async def batches(self) -> AsyncIterator[LogBatch]:
+    async def batches(self) -> AsyncGenerator[LogBatch, None]:
         """What is there from the current place on, up to the size of now."""
         end = self.log.size()
         while self._offset < end:

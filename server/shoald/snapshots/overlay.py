@@ -141,7 +141,9 @@ class OverlaySnapshotter:
         """The snapshot and its ancestors, top first. Raises NotFound (SNAPSHOT_NOT_FOUND)."""
         return self._md.snapshots.chain(snapshot_id) if snapshot_id is not None else []
 
-    async def mount(self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False) -> None:
+    async def mount(
+        self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False, volatile: bool = False
+    ) -> None:
         """Mount the whole file system at `target`; see Snapshotter. Nothing is mounted when this raises.
 
         Raises NotFound (SNAPSHOT_NOT_FOUND), DataLoss (SNAPSHOT_LOST), Unimplemented (IDMAP_UNSUPPORTED),
@@ -157,19 +159,21 @@ class OverlaySnapshotter:
         lowers = [self._lower(each, uid_base) for each in (below if writable else (top, *below))]
         lowers = lowers or [LowerLayer(self._empty)]
         upper = self.fs_path(top.id) if writable else None
-        await self._overlay(target, lowers, upper)
+        await self._overlay(target, lowers, upper, volatile=volatile)
 
     def _lower(self, snapshot: Snapshot, uid_base: int) -> LowerLayer:
         self._stat_fs(snapshot)
         differs = snapshot.uid_base != uid_base
         return LowerLayer(self.fs_path(snapshot.id), IdMap(snapshot.uid_base, uid_base, IDS) if differs else None)
 
-    async def _overlay(self, target: Path, lowers: Sequence[LowerLayer], upper: Path | None) -> None:
+    async def _overlay(self, target: Path, lowers: Sequence[LowerLayer], upper: Path | None, *, volatile: bool) -> None:
         work = upper.with_name("work") if upper is not None else None
+        if work is not None:
+            _forget_volatile(work)
         idmaps = {lower.idmap for lower in lowers if lower.idmap is not None}
         async with self._namespaces.hold(idmaps) as userns:
             try:
-                await in_thread(lambda: overlay(target, lowers, upper, work, userns=userns))
+                await in_thread(lambda: overlay(target, lowers, upper, work, userns=userns, volatile=volatile))
             except asyncio.CancelledError:
                 # It was mounted all the same.
                 await to_end(self.unmount(target))
@@ -262,6 +266,14 @@ def _unmount(target: Path) -> None:
     # Lazy: a process that the container left behind must not keep its removal from going on.
     while mounts.unmount(target, detach=True):
         pass
+
+
+def _forget_volatile(work: Path) -> None:
+    """Let an upper be mounted again that was volatile: the kernel refuses it, as after a crash its files may be torn.
+    Here a crash is the end of such a layer, so this was the same boot and nothing is lost."""
+    mark = work / "work" / "incompat" / "volatile"
+    with translated("mount layer again"), contextlib.suppress(FileNotFoundError):
+        mark.rmdir()
 
 
 def _unmount_and_remove(target: Path) -> None:

@@ -45,10 +45,14 @@ class Snapshotter(Protocol):
     def chain(self, snapshot_id: str | None) -> Sequence[Snapshot]:
         """The snapshot and its ancestors, top first."""
 
-    async def mount(self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False) -> None:
+    async def mount(
+        self, snapshot_id: str, target: Path, *, uid_base: int, read_only: bool = False, volatile: bool = False
+    ) -> None:
         """Mount the whole file system at `target` (which exists): the active snapshot as upper, its ancestors below,
         each seen with ids shifted from its own uid_base to `uid_base` (idmapped mounts). A committed snapshot mounts
-        read-only. Raises Unimplemented (IDMAP_UNSUPPORTED) where the kernel can't and ids differ."""
+        read-only. `volatile`: nothing is synced to the disk, neither for the programs inside nor when it is unmounted;
+        for layers that a crash ends, or that are synced before they are needed. Raises Unimplemented
+        (IDMAP_UNSUPPORTED) where the kernel can't and ids differ."""
 
     async def unmount(self, target: Path) -> None:
         """Unmount; nothing mounted there is fine."""
