@@ -2,84 +2,202 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
-from shoal.errors import FailedPrecondition, InvalidArgument, NotFound
-from shoald.host.blocking import in_thread
+import structlog
+
+from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ShoalError
+from shoald.host.blocking import in_thread, to_end
+from shoald.host.mounts import mount_points
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree
 from shoald.metadata import Metadata
 from shoald.metadata.rows import now
+from shoald.model.container import ContainerState, MountKind
 from shoald.model.snapshot import Volume
+from shoald.volumes.mounting import mount_volume, unmount_volume
+from shoald.volumes.options import volume_mount
+
+log = structlog.get_logger(__name__)
+
+Publish = Callable[[str, str, str, dict[str, str]], None]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _MAX_NAME = 200
 _TRASH = ".trash-"
+_HOLDING = (ContainerState.RUNNING, ContainerState.PAUSED)
 
 
 class LocalVolumes:
     """Implements VolumeDriver. The root is 0700: only mounts lead to the data."""
 
-    def __init__(self, md: Metadata, root: Path) -> None:
+    def __init__(self, md: Metadata, root: Path, publish: Publish | None = None) -> None:
+        """`publish(type, action, name, attributes)` is told what happens to volumes."""
         self._md = md
         self._root = root
+        self._publish = publish
+        self._users: dict[str, set[str]] = {}
+        self._mounted: set[str] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         with translated("make volume directory"):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    async def ensure(self, name: str, *, anonymous: bool = False) -> tuple[Volume, bool]:
+    # --- make -------------------------------------------------------------------------------------------------------
+
+    async def ensure(
+        self,
+        name: str,
+        *,
+        anonymous: bool = False,
+        labels: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> tuple[Volume, bool]:
         """The volume, made if it is not there; the bool tells that it was made now (and is empty).
 
         A directory that a power cut separated from its row is taken up again with its files (and counts as there).
-        Raises InvalidArgument (INVALID_VOLUME_NAME), ResourceExhausted (DISK_FULL).
+        Raises InvalidArgument (INVALID_VOLUME_NAME, INVALID_VOLUME_OPTION), AlreadyExists (VOLUME_EXISTS),
+        ResourceExhausted (DISK_FULL).
         """
-        if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
+        self.check(name, options or {}, empty_is_new=False)
+        # No await between the question and the row: two callers never both make it.
+        volume = self._md.volumes.get(name)
+        if volume is not None:
+            if name not in self._mounted:
+                _make(self._data(name))
+            return volume, False
+        empty = _make(self._data(name))
+        volume = Volume(name, now(), anonymous, dict(labels or {}), dict(options or {}))
+        self._md.volumes.insert(volume)
+        self._tell("create", name)
+        await in_thread(self._md.flush)
+        return volume, empty
+
+    def check(self, name: str, options: Mapping[str, str], *, empty_is_new: bool = True) -> None:
+        """See VolumeDriver.check."""
+        if not (empty_is_new and not name) and (not _NAME.fullmatch(name) or len(name) > _MAX_NAME):
             raise InvalidArgument(
                 f"invalid volume name {name[:_MAX_NAME]!r}",
                 reason="INVALID_VOLUME_NAME",
                 hint=f"use 2 to {_MAX_NAME} characters of a-z, A-Z, 0-9, _, . and -, the first one a letter or digit",
             )
-        # No await between the question and the row: two callers never both make it.
+        volume_mount(options)
         volume = self._md.volumes.get(name)
-        empty = _make(self._data(name))
-        if volume is not None:
-            return volume, False
-        volume = Volume(name, now(), anonymous)
-        self._md.volumes.insert(volume)
-        await in_thread(self._md.flush)
-        return volume, empty
+        if volume is not None and options and dict(volume.options) != dict(options):
+            raise AlreadyExists(
+                f"volume {name} exists already, with other options",
+                reason="VOLUME_EXISTS",
+                hint="remove it first, or choose another name",
+                metadata={"volume": name},
+            )
 
     def path(self, name: str) -> Path:
         """Directory with the volume's files. Raises NotFound (VOLUME_NOT_FOUND)."""
-        if self._md.volumes.get(name) is None:
-            raise _missing(name)
+        self.get(name)
         return self._data(name)
+
+    def get(self, name: str) -> Volume:
+        """The record. Raises NotFound (VOLUME_NOT_FOUND)."""
+        volume = self._md.volumes.get(name)
+        if volume is None:
+            raise _missing(name)
+        return volume
 
     def list(self) -> Sequence[Volume]:
         """All volumes, by name."""
         return self._md.volumes.list()
 
+    # --- use --------------------------------------------------------------------------------------------------------
+
+    async def acquire(self, name: str, owner: str) -> Path:
+        """See VolumeDriver.acquire."""
+        return await to_end(self._acquire(name, owner))
+
+    async def _acquire(self, name: str, owner: str) -> Path:
+        async with self._lock(name):
+            volume = self.get(name)
+            data = self._data(name)
+            wanted = volume_mount(volume.options)
+            if wanted is not None and name not in self._mounted:
+                await mount_volume(name, wanted, data)
+                self._mounted.add(name)
+            users = self._users.setdefault(name, set())
+            if owner not in users:
+                users.add(owner)
+                self._tell("mount", name, container=owner)
+            return data
+
+    async def release(self, owner: str) -> None:
+        """See VolumeDriver.release."""
+        for name in [name for name, users in self._users.items() if owner in users]:
+            await to_end(self._release(name, owner))
+
+    async def _release(self, name: str, owner: str) -> None:
+        async with self._lock(name):
+            users = self._users.get(name, set())
+            if owner not in users:
+                return
+            if len(users) == 1:
+                await self._unmount(name)
+                del self._users[name]
+            else:
+                users.discard(owner)
+            self._tell("unmount", name, container=owner)
+
+    async def _unmount(self, name: str) -> None:
+        if name in self._mounted:
+            await unmount_volume(self._data(name))
+            self._mounted.discard(name)
+
+    def in_use(self, name: str) -> bool:
+        """Whether somebody holds it at this moment."""
+        return bool(self._users.get(name))
+
+    async def replace(self, name: str, staging: Path) -> bool:
+        """Let the tree `staging` be the volume's content, in one step; False (and nothing is done) when the volume is
+        held by more than one, is not empty, or is a mount."""
+        async with self._lock(name):
+            data = self._data(name)
+            if len(self._users.get(name, ())) > 1 or self.get(name).options or not _is_empty(data):
+                return False
+            with translated("fill volume", data):
+                staging.rename(data)
+            return True
+
+    def staging(self, name: str) -> Path:
+        """A place beside the volume's files for a tree that is being made; `sweep` removes what a crash leaves."""
+        return self._root / f"{_TRASH}{secrets.token_hex(7)}-{name[:20]}"
+
+    # --- remove -----------------------------------------------------------------------------------------------------
+
     async def remove(self, name: str, *, besides: str = "") -> None:
         """Delete; see VolumeDriver. Raises NotFound (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE)."""
-        if self._md.volumes.get(name) is None:
-            raise _missing(name)
-        users = [user for user in self._md.volumes.users(name) if user != besides]
-        if users:
-            raise FailedPrecondition(
-                f"volume {name} is in use by {', '.join(user[:12] for user in users)}",
-                reason="VOLUME_IN_USE",
-                hint="remove these containers first",
-                metadata={"containers": ",".join(users)},
-            )
-        # No await between row and rename: a volume of the same name that is made next starts empty.
-        trash = self._root / f"{_TRASH}{secrets.token_hex(7)}"
-        self._md.volumes.delete(name)
-        with translated("remove volume"), contextlib.suppress(FileNotFoundError):
-            (self._root / name).rename(trash)
+        async with self._lock(name):
+            self.get(name)
+            users = [user for user in self._md.volumes.users(name) if user != besides]
+            holders = sorted(self._users.get(name, set()) - {besides, *users})
+            if users or holders:
+                raise FailedPrecondition(
+                    f"volume {name} is in use by {', '.join(user[:12] for user in (*users, *holders))}",
+                    reason="VOLUME_IN_USE",
+                    hint="remove these containers first",
+                    metadata={"containers": ",".join(users)},
+                )
+            if name in self._mounted:
+                await self._unmount(name)
+            self._users.pop(name, None)
+            # No await between row and rename: a volume of the same name that is made next starts empty.
+            trash = self._root / f"{_TRASH}{secrets.token_hex(7)}"
+            self._md.volumes.delete(name)
+            with translated("remove volume"), contextlib.suppress(FileNotFoundError):
+                (self._root / name).rename(trash)
+        self._tell("destroy", name)
         await in_thread(functools.partial(remove_tree, trash))
 
     async def sweep(self) -> int:
@@ -89,8 +207,35 @@ class LocalVolumes:
             await in_thread(functools.partial(remove_tree, path))
         return len(trash)
 
+    async def recover(self) -> None:
+        """Take over the mounts of an earlier daemon: those of running containers stay, others end. Call before
+        containers are recovered."""
+        mounted = {point.path for point in await in_thread(lambda: mount_points(self._root))}
+        self._mounted = {volume.name for volume in self.list() if self._data(volume.name).resolve() in mounted}
+        for container in self._md.containers.list():
+            if container.state in _HOLDING:
+                for mount in container.spec.mounts:
+                    if mount.kind is MountKind.VOLUME:
+                        self._users.setdefault(mount.source, set()).add(container.id)
+        for name in [name for name in self._mounted if not self._users.get(name)]:
+            log.info("unmounting_stray_volume", volume=name)
+            await self._unmount(name)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
     def _data(self, name: str) -> Path:
         return self._root / name / "data"
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _tell(self, action: str, name: str, **attributes: str) -> None:
+        if self._publish is None:
+            return
+        try:
+            self._publish("volume", action, name, {"driver": "local", **attributes})
+        except ShoalError as error:
+            log.error("event_not_stored", volume=name, action=action, error=str(error))
 
 
 def _make(data: Path) -> bool:
@@ -100,12 +245,17 @@ def _make(data: Path) -> bool:
         with contextlib.suppress(FileExistsError):
             data.mkdir(mode=0o700)
             data.chmod(0o755)
-        return next(data.iterdir(), None) is None
+        return _is_empty(data)
+
+
+def _is_empty(data: Path) -> bool:
+    return next(data.iterdir(), None) is None
 
 
 def _missing(name: str) -> NotFound:
     return NotFound(
         f"no such volume: {name}",
         reason="VOLUME_NOT_FOUND",
+        hint="`shoal volume ls` lists all",
         metadata={"volume": name},
     )

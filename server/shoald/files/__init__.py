@@ -1,0 +1,1 @@
+"""Files of clients: immutable trees by their content, and secrets."""
