@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
     "pull": Verb("pull", "Pull an image from a registry"),
     "push": Verb("push", "Push an image to a registry"),
     "run": Verb("run", "Create and start a container"),
+    "exec": Verb("exec", "Run a command in a running container"),
     "stop": Verb("stop", "Stop containers: signal, grace time, kill"),
     "start": Verb("start", "Start stopped containers"),
     "kill": Verb("kill", "Send a signal to containers"),

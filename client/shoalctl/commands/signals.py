@@ -6,13 +6,23 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.errors import ShoalError
-from shoalctl.fleet.host import HostClient
 
 _FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 _PATIENCE = 3
+
+
+class Signalled(Protocol):
+    """Where signals go: a host, or one exec of it."""
+
+    @property
+    def name(self) -> str:
+        """The host's name."""
+
+    async def kill(self, name: str, signal: str = "") -> None:
+        """Send a signal to the container (or what it stands for)."""
 
 
 class SignalForwarder:
@@ -23,12 +33,12 @@ class SignalForwarder:
 
     def __init__(self) -> None:
         self.gave_up = asyncio.Event()
-        self._targets: dict[str, tuple[HostClient, str]] = {}
+        self._targets: dict[str, tuple[Signalled, str]] = {}
         self._pressed = 0
         self._sending: set[asyncio.Task[None]] = set()
         self._undo = ExitStack()
 
-    def add(self, host: HostClient, name: str) -> None:
+    def add(self, host: Signalled, name: str) -> None:
         """Forward to this container too."""
         self._targets[host.name] = (host, name)
 
@@ -55,7 +65,7 @@ class SignalForwarder:
             task.add_done_callback(self._sending.discard)
 
 
-async def _kill(host: HostClient, container: str, name: str) -> None:
+async def _kill(host: Signalled, container: str, name: str) -> None:
     # A container that has just exited can't get the signal: its exit code is on the way.
     with suppress(ShoalError):
         await host.kill(container, name)

@@ -198,6 +198,14 @@ class HostClient:
         answer = await self.link.unary(_containers("Remove"), request, timeout=START_TIMEOUT)
         return str(answer.id)
 
+    async def exec(
+        self, request: container_pb2.ContainerServiceExecRequest
+    ) -> container_pb2.ContainerServiceExecResponse:
+        """Start one more process in a container; see `ExecStream` to follow it. A repeat never starts two."""
+        if not request.request_id:
+            request.request_id = new_request_id()
+        return await self.link.unary(_containers("Exec"), request, timeout=START_TIMEOUT)  # type: ignore[no-any-return]
+
     async def logs(self, request: container_pb2.ContainerServiceLogsRequest) -> AsyncIterator[container_pb2.LogRecord]:
         """A container's output; a lost link is taken up with no gap and no duplicate."""
         from shoal.v1 import container_pb2

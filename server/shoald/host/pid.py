@@ -66,6 +66,41 @@ def send_signal(pid: int, start_time: int, number: int) -> bool:
     return True
 
 
+def signal_session(pid: int, start_time: int, number: int) -> None:
+    """Signal the process and all others of the session that it leads (see setsid(2)); nothing when it is gone."""
+    fd = pidfd_open(pid, start_time)
+    if fd is None:
+        return
+    try:
+        # While the leader is not reaped nobody else can have its session's number.
+        for member in _session_members(pid):
+            with contextlib.suppress(ProcessLookupError):
+                other = os.pidfd_open(member)
+                try:
+                    if member == pid or _session(member) == pid:
+                        signal.pidfd_send_signal(other, number)
+                finally:
+                    os.close(other)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, number)
+    finally:
+        os.close(fd)
+
+
+def _session_members(session: int) -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) == session]
+
+
+def _session(pid: int) -> int:
+    """The session of a process (proc(5), field 6); 0 when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text[text.rindex(b")") + 2 :].split()[3])
+
+
 async def wait_process(pid: int, start_time: int) -> None:
     """Return when that process has ended (it need not be a child); at once when it is gone already."""
     fd = pidfd_open(pid, start_time)

@@ -2,49 +2,66 @@
 
 Pipes give back pressure and cost no disk. With a terminal the runtime gets one end of a pseudo-terminal of ours and
 passes bytes on to the container's own. The daemon's death closes the streams; `end_strays` ends what survives that.
+
+Never is the host's /dev/null one of the streams: crun gives the streams of a process to the container's root, who could
+then change the one inode that the whole host uses (crun issue 1845).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
-import struct
-import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from asyncinotify import Inotify, Mask
 
-from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
-from shoald.host.pid import process_start_time, send_signal
-from shoald.host.process import DEVNULL, PIPE, Process, spawn
+from shoal.errors import DeadlineExceeded, FailedPrecondition, ShoalError
+from shoald.host.blocking import to_end
+from shoald.host.pid import process_start_time, send_signal, signal_session
+from shoald.host.process import Process, spawn
+from shoald.host.trees import remove_tree
 from shoald.runtime.execbuffer import ExecBuffer
 from shoald.runtime.execspec import ExecRequest, exec_process
-from shoald.runtime.messages import runtime_error
+from shoald.runtime.messages import errors_in, runtime_error
 from shoald.runtime.probe import OciRuntime
+from shoald.runtime.terminal import open_pipe, open_terminal, read_some, set_size, write_all
 from shoald.runtime.user import resolve_user
 from shoald.runtime.workdir import check_working_dir
 
 CHUNK = 64 << 10
 START_TIMEOUT_S = 30.0
-DRAIN_S = 1.0
-POLL_S = 0.002
+DRAIN_S = 0.2
+PREFIX = "exec-"
+_END_OF_INPUT = b"\x04"
+
+
+@dataclass(slots=True)
+class _Streams:
+    """Our ends. `stderr` is the runtime's own where there is a terminal."""
+
+    stdin: int | None
+    stdout: int
+    stderr: int
+    terminal: bool
 
 
 class ExecProcess:
     """A process that was started. `wait()` gives its exit code; output comes through `output`."""
 
-    def __init__(self, exec_id: str, child: Process, pid: int, start_time: int, terminal: int | None) -> None:
-        self.exec_id = exec_id
+    def __init__(self, child: Process, pid: int, streams: _Streams) -> None:
         self.pid = pid
         self.output = ExecBuffer()
         self._child = child
-        self._start_time = start_time
-        self._terminal = terminal
+        self._start_time = process_start_time(pid) or 0
+        self._streams = streams
+        self._writing = asyncio.Lock()
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -53,7 +70,7 @@ class ExecProcess:
         return self._exit.done()
 
     async def wait(self) -> int:
-        """The exit code; 128 + number for a signal."""
+        """The exit code; 128 + number for a signal. All output is in the buffer then."""
         return await asyncio.shield(self._exit)
 
     def set_exit(self, code: int) -> None:
@@ -66,28 +83,49 @@ class ExecProcess:
         if not self.ended:
             send_signal(self.pid, self._start_time, number)
 
+    def end(self) -> None:
+        """SIGKILL it and what it started, but for what left its session."""
+        if not self.ended:
+            signal_session(self.pid, self._start_time, signal.SIGKILL)
+
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size of the terminal; the runtime passes it on."""
-        if self._terminal is not None and not self.ended:
-            set_size(self._terminal, rows, columns)
+        """Set the size of the terminal, if it has one; the runtime passes it on."""
+        if self._streams.terminal and not self.ended:
+            set_size(self._streams.stdout, rows, columns)
             self._child.send_signal(signal.SIGWINCH)
 
     async def write(self, data: bytes) -> None:
-        """To its standard input, with back pressure. What comes after its end is dropped."""
-        if self._terminal is not None:
-            await _write_all(self._terminal, data)
-            return
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, AssertionError):
-            self._child.stdin.write(data)
-            await self._child.stdin.drain()
+        """To its standard input, with back pressure. What nobody reads any more is dropped."""
+        async with self._writing:
+            if self._streams.stdin is None or self.ended:
+                return
+            writing = asyncio.ensure_future(write_all(self._streams.stdin, data))
+            either: set[asyncio.Future[Any]] = {writing, self._exit}
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                writing.cancel()
+                await asyncio.wait({writing})
+            if not writing.cancelled() and not writing.result():
+                self._close_stdin()
+
+    async def release(self) -> None:
+        """Wait until nobody uses its streams any more; it has ended."""
+        async with self._writing:
+            pass
 
     async def close_stdin(self) -> None:
         """End of its input."""
-        if self._terminal is not None:
-            await _write_all(self._terminal, b"\x04")
+        if self._streams.terminal:
+            await self.write(_END_OF_INPUT)
             return
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, AssertionError):
-            self._child.stdin.close()
+        async with self._writing:
+            self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self._streams.stdin is not None and not self._streams.terminal:
+            os.close(self._streams.stdin)
+            self._streams.stdin = None
 
 
 class ExecRunner:
@@ -98,6 +136,11 @@ class ExecRunner:
         self._runtime_root = runtime_root
         self._run_dir = run_dir
 
+    def end_strays(self) -> None:
+        """Kill what an earlier daemon's execs left running, whose streams nobody has any more. Once, at start."""
+        for place in self._run_dir.glob(f"*/{PREFIX}*"):
+            _end_stray(place)
+
     @contextlib.asynccontextmanager
     async def run(self, container_id: str, container_pid: int, request: ExecRequest) -> AsyncIterator[ExecProcess]:
         """Start it, and follow it inside the block; leaving kills it.
@@ -105,101 +148,148 @@ class ExecRunner:
         Raises FailedPrecondition (NOT_RUNNING, COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE), InvalidArgument.
         """
         bundle = self._run_dir / container_id
-        exec_id = secrets.token_hex(32)
-        spec, pid_file = bundle / f"exec-{exec_id}.json", bundle / f"exec-{exec_id}.pid"
-        process = self._process(bundle, container_pid, request)
-        spec.write_bytes(msgspec.json.encode(process))
-        argv = [self._runtime.path, f"--root={self._runtime_root}", *self._runtime.arguments]
-        argv += ["exec", "--process", str(spec), "--pid-file", str(pid_file), container_id]
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                child, terminal = await self._spawn(argv, request, stack)
-                pid = await _started(child, pid_file, request, terminal)
-                start_time = process_start_time(pid) or 0
-                started = ExecProcess(exec_id, child, pid, start_time, terminal)
-                pump = asyncio.create_task(_pump(child, terminal, started, request))
-                try:
-                    yield started
-                finally:
-                    started.kill(signal.SIGKILL)
-                    pump.cancel()
-                    await asyncio.wait([pump])
-                    started.output.close()
-                    started.set_exit(137)
-        finally:
-            spec.unlink(missing_ok=True)
-            pid_file.unlink(missing_ok=True)
+        process = await asyncio.to_thread(self._process, bundle, container_pid, request)
+        async with contextlib.AsyncExitStack() as stack:
+            place = bundle / f"{PREFIX}{secrets.token_hex(16)}"
+            try:
+                place.mkdir(mode=0o700)
+            except FileNotFoundError:
+                raise _not_running() from None
+            stack.callback(_remove, place)
+            spec, pid_file = place / "process.json", place / "pid"
+            spec.write_bytes(msgspec.json.encode(process))
+            logged = place / "log"
+            argv = [self._runtime.path, f"--root={self._runtime_root}", *self._runtime.arguments]
+            argv += [f"--log={logged}", "--log-format=json"]
+            argv += ["exec", "--process", str(spec), "--pid-file", str(pid_file), container_id]
+            with Inotify() as notices:
+                # crun writes the file, runc moves it there.
+                notices.add_watch(place, Mask.CLOSE_WRITE | Mask.MOVED_TO)
+                child, streams = await _spawn(argv, request, stack)
+                pid = await _started(child, pid_file, notices, lambda: _failure(request, streams, logged))
+            started = ExecProcess(child, pid, streams)
+            pump = asyncio.create_task(_pump(child, streams, started, request))
+            try:
+                yield started
+            finally:
+                started.end()
+                pump.cancel()
+                await asyncio.wait([pump])
+                started.output.close()
+                started.set_exit(128 + signal.SIGKILL)
+                # Before the descriptors are closed and their numbers used for something else.
+                await to_end(started.release())
 
     def _process(self, bundle: Path, container_pid: int, request: ExecRequest) -> dict[str, object]:
         try:
             config = msgspec.json.decode((bundle / "config.json").read_bytes())
         except FileNotFoundError:
-            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING") from None
+            raise _not_running() from None
         # The kernel's own way into what the container sees now, mounts included.
         root = Path(f"/proc/{container_pid}/root")
-        first = config["process"]["user"]
-        asked = request.user or f"{first['uid']}:{first['gid']}"
-        user = resolve_user(asked, root)
-        process = exec_process(config, request, user)
-        check_working_dir(root, {"process": process, "mounts": ()})
+        try:
+            first = config["process"]["user"]
+            user = resolve_user(request.user or f"{first['uid']}:{first['gid']}", root)
+            if not request.user:
+                user = msgspec.structs.replace(user, additional_gids=tuple(first.get("additionalGids", ())))
+            process = exec_process(config, request, user)
+            check_working_dir(root, {"process": process, "mounts": ()})
+        except ShoalError as error:
+            if error.reason == "PATH_NOT_FOUND":
+                raise _not_running() from error
+            raise
         return process
 
-    async def _spawn(
-        self, argv: list[str], request: ExecRequest, stack: contextlib.AsyncExitStack
-    ) -> tuple[Process, int | None]:
+
+def _not_running() -> FailedPrecondition:
+    return FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+
+
+def _remove(place: Path) -> None:
+    with contextlib.suppress(ShoalError, FileNotFoundError):
+        remove_tree(place)
+
+
+async def _spawn(argv: list[str], request: ExecRequest, stack: contextlib.AsyncExitStack) -> tuple[Process, _Streams]:
+    with contextlib.ExitStack() as theirs:
+
+        def opened(pair: tuple[int, int]) -> tuple[int, int]:
+            theirs.callback(os.close, pair[1])
+            return pair
+
+        if request.tty:
+            ours, terminal = opened(open_terminal(request.rows, request.columns))
+            stack.callback(os.close, ours)
+            stdin: int | None = ours
+            stdout = ours
+            ends = (terminal, terminal)
+        else:
+            stdin, reading = opened(open_pipe(to_process=True))
+            if not request.stdin_open or request.detach:
+                os.close(stdin)
+                stdin = None
+            stdout, writing = opened(open_pipe(to_process=False))
+            stack.callback(os.close, stdout)
+            ends = (reading, writing)
+        stderr, errors = opened(open_pipe(to_process=False))
+        stack.callback(os.close, stderr)
+        streams = _Streams(stdin, stdout, stderr, request.tty)
         if not request.tty:
-            streams = DEVNULL if request.detach else PIPE
-            stdin = PIPE if request.stdin_open and not request.detach else DEVNULL
-            child = await spawn(argv, stdin=stdin, stdout=streams, stderr=PIPE, cwd="/")
-            return await stack.enter_async_context(child), None
-        ours, theirs = os.openpty()
-        stack.callback(os.close, ours)
-        os.set_blocking(ours, False)
-        set_raw(theirs)
-        set_size(theirs, request.rows or 24, request.columns or 80)
-        try:
-            child = await spawn(argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd="/")
-        finally:
-            os.close(theirs)
-        return await stack.enter_async_context(child), ours
+            stack.callback(_close_stdin, streams)
+        child = await spawn(argv, stdin=ends[0], stdout=ends[1], stderr=errors, cwd="/")
+        return await stack.enter_async_context(child), streams
 
 
-async def _started(child: Process, pid_file: Path, request: ExecRequest, terminal: int | None) -> int:
+def _close_stdin(streams: _Streams) -> None:
+    if streams.stdin is not None:
+        os.close(streams.stdin)
+        streams.stdin = None
+
+
+async def _started(
+    child: Process, pid_file: Path, notices: Inotify, failure: Callable[[], Awaitable[ShoalError]]
+) -> int:
     """Wait until the runtime has written the pid; its error otherwise."""
     ending = asyncio.ensure_future(child.wait())
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
             while True:
+                notice = asyncio.ensure_future(notices.get())
+                try:
+                    await asyncio.wait({ending, notice}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    notice.cancel()
+                    await asyncio.wait({notice})
                 with contextlib.suppress(FileNotFoundError, ValueError):
                     return int(pid_file.read_text())
                 if ending.done():
-                    with contextlib.suppress(FileNotFoundError, ValueError):
-                        return int(pid_file.read_text())
-                    raise await _failure(child, request, terminal)
-                await asyncio.sleep(POLL_S)
+                    raise await failure()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the runtime did not start the process within {START_TIMEOUT_S:g} s", reason="RUNTIME_TIMEOUT"
+        ) from None
     finally:
         ending.cancel()
 
 
-async def _failure(child: Process, request: ExecRequest, terminal: int | None) -> ShoalError:
-    if terminal is None:
-        text = await child.stderr.read(CHUNK)
-    else:
-        text = b""
-        with contextlib.suppress(OSError, BlockingIOError):
-            text = os.read(terminal, CHUNK)
+async def _failure(request: ExecRequest, streams: _Streams, logged: Path) -> ShoalError:
+    """What the runtime has to say of why there is no process."""
+    text = b""
+    while len(text) < CHUNK and (data := await read_some(streams.stderr, CHUNK)):
+        text += data
+    with contextlib.suppress(FileNotFoundError), logged.open("rb") as file:
+        text = errors_in(file.read(CHUNK)).encode() or text
     message = text.decode(errors="replace")
     return runtime_error(message, command=request.args[0], working_dir=request.working_dir)
 
 
-async def _pump(child: Process, terminal: int | None, started: ExecProcess, request: ExecRequest) -> None:
+async def _pump(child: Process, streams: _Streams, started: ExecProcess, request: ExecRequest) -> None:
     """Bring output into the buffer until the process and its streams have ended."""
-    if terminal is not None:
-        pumps = [asyncio.create_task(_pump_terminal(terminal, started.output))]
-    else:
-        pumps = [asyncio.create_task(_pump_pipe(child.stderr, True, started.output))]
-        if not request.detach:
-            pumps.append(asyncio.create_task(_pump_pipe(child.stdout, False, started.output)))
+    output = None if request.detach else started.output
+    pumps = [
+        asyncio.create_task(_pump_stream(streams.stdout, False, output)),
+        asyncio.create_task(_pump_stream(streams.stderr, True, output)),
+    ]
     try:
         code = await child.wait()
         # Grandchildren may hold the streams open: what was written is read, their end is not awaited for long.
@@ -220,77 +310,23 @@ async def _drained(pumps: list[asyncio.Task[None]], output: ExecBuffer) -> None:
             return
 
 
-async def _pump_pipe(stream: asyncio.StreamReader, stderr: bool, output: ExecBuffer) -> None:
-    while data := await stream.read(CHUNK):
-        await output.put(stderr, data)
+async def _pump_stream(fd: int, stderr: bool, output: ExecBuffer | None) -> None:
+    while data := await read_some(fd, CHUNK):
+        if output is not None:
+            await output.put(stderr, data)
+        else:
+            await asyncio.sleep(0)
 
 
-async def _pump_terminal(terminal: int, output: ExecBuffer) -> None:
-    while True:
-        await _ready(terminal, write=False)
-        try:
-            data = os.read(terminal, CHUNK)
-        except BlockingIOError:
-            continue
-        except OSError:
-            return  # EIO: the other end is closed
-        if not data:
-            return
-        await output.put(False, data)
-
-
-async def _write_all(terminal: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(terminal, view) :]
-        except BlockingIOError:
-            await _ready(terminal, write=True)
-        except OSError:
-            return
-
-
-async def _ready(fd: int, *, write: bool) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-    add(fd, _resolve, ready)
-    try:
-        await ready
-    finally:
-        remove(fd)
-
-
-def _resolve(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-def set_size(terminal: int, rows: int, columns: int) -> None:
-    """TIOCSWINSZ, within what fits."""
-    rows, columns = (max(0, min(value, 1000)) for value in (rows, columns))
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
-def set_raw(terminal: int) -> None:
-    """No echo and no line editing on our side: the container's own terminal does both."""
-    import tty
-
-    tty.setraw(terminal)
-
-
-def end_strays(bundle: Path) -> None:
-    """Kill what execs of an earlier daemon left running in a container, and remove their files."""
-    for pid_file in bundle.glob("exec-*.pid"):
-        with contextlib.suppress(OSError, ValueError, ShoalError):
-            pid = int(pid_file.read_text())
-            start = process_start_time(pid)
-            # Written after the process began: an older process is the one, a younger one only has its number.
-            if start is not None and _started_before(start, pid_file):
-                send_signal(pid, start, signal.SIGKILL)
-        pid_file.unlink(missing_ok=True)
-    for spec in bundle.glob("exec-*.json"):
-        spec.unlink(missing_ok=True)
+def _end_stray(place: Path) -> None:
+    pid_file = place / "pid"
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        start = process_start_time(pid)
+        # Written after the process began: an older process is the one, a younger one only has its number.
+        if start is not None and _started_before(start, pid_file):
+            signal_session(pid, start, signal.SIGKILL)
+    _remove(place)
 
 
 def _started_before(start_ticks: int, pid_file: Path) -> bool:
@@ -298,11 +334,3 @@ def _started_before(start_ticks: int, pid_file: Path) -> bool:
         int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
     )
     return boot + start_ticks / os.sysconf("SC_CLK_TCK") <= pid_file.stat().st_mtime + 1.0
-
-
-def check_request(request: ExecRequest) -> None:
-    """Refuse what can't be run. Raises InvalidArgument."""
-    if not request.args or not request.args[0]:
-        raise InvalidArgument("no command to run", reason="NO_COMMAND")
-    if any("\0" in text for text in (*request.args, *request.env, request.user, request.working_dir)):
-        raise InvalidArgument("a NUL byte in the request", reason="INVALID_STRING")

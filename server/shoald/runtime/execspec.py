@@ -33,8 +33,7 @@ def exec_process(config: Mapping[str, Any], request: ExecRequest, user: Resolved
     Raises InvalidArgument (NO_COMMAND, INVALID_WORKDIR, INVALID_ENV).
     """
     base: Mapping[str, Any] = config["process"]
-    if not request.args or not request.args[0]:
-        raise InvalidArgument("no command to run", reason="NO_COMMAND")
+    check_exec(request)
     process = {
         "terminal": request.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids), "umask": 0o022},
@@ -52,6 +51,20 @@ def exec_process(config: Mapping[str, Any], request: ExecRequest, user: Resolved
     return process
 
 
+def check_exec(request: ExecRequest) -> None:
+    """Refuse what can't be run, whatever the container. Raises InvalidArgument (NO_COMMAND, INVALID_ENV,
+    INVALID_WORKDIR, INVALID_STRING)."""
+    if not request.args or not request.args[0]:
+        raise InvalidArgument("no command to run", reason="NO_COMMAND")
+    if any("\0" in text for text in (*request.args, *request.env, request.user, request.working_dir)):
+        raise InvalidArgument("a NUL byte in the request", reason="INVALID_STRING")
+    for entry in request.env:
+        if not entry.partition("=")[0]:
+            raise InvalidArgument(f"invalid environment variable: {entry!r}", reason="INVALID_ENV")
+    if request.working_dir:
+        working_dir(request.working_dir)
+
+
 def _environment(base: Sequence[str], request: ExecRequest, user: ResolvedUser) -> list[str]:
     entries = {entry.partition("=")[0]: entry for entry in base}
     if request.user:
@@ -60,8 +73,6 @@ def _environment(base: Sequence[str], request: ExecRequest, user: ResolvedUser) 
         entries.setdefault("TERM", "TERM=xterm")
     for entry in request.env:
         name, separator, _ = entry.partition("=")
-        if not name or "\0" in entry:
-            raise InvalidArgument(f"invalid environment variable: {entry!r}", reason="INVALID_ENV")
         if separator:
             entries[name] = entry
         else:

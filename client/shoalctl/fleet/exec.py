@@ -1,0 +1,158 @@
+"""One more process in a container: its output from the first byte, its input, its end; over lost links too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from shoal.errors import NotFound
+from shoalctl.connect.failure import LinkLost, verdict
+
+if TYPE_CHECKING:
+    from shoal.v1 import container_pb2
+    from shoalctl.fleet.host import HostClient
+
+_WAITING_INPUT = 8  # messages; a reader of standard input waits beyond that
+
+
+class ExecStream:
+    """The client's end of ExecAttach. Iterate `output()`; then `exit_code` is set, unless `detach()` ended it.
+
+    Starting and attaching are one call. After a lost link the output resumes with no gap and no duplicate, and input
+    goes on with the first byte that the host does not have: nothing of it is lost or written twice.
+    """
+
+    def __init__(self, host: HostClient, request: container_pb2.ContainerServiceExecRequest) -> None:
+        """`request.request_id` must be set."""
+        self.exit_code: int | None = None
+        self.exec_id = ""
+        self.started = asyncio.Event()
+        self._host = host
+        self._request = request
+        self._cursor = ""
+        self._input: asyncio.Queue[Any] = asyncio.Queue(_WAITING_INPUT)
+        self._size: tuple[int, int] | None = None
+        self._ended = False
+        self._detached = False
+        self._call: Any = None
+
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        return self._host.name
+
+    async def kill(self, name: str = "", signal: str = "") -> None:
+        """Send a signal (default SIGKILL) to the process; `name` is not needed."""
+        from shoal.v1 import container_pb2
+
+        await self.started.wait()
+        request = container_pb2.ContainerServiceExecKillRequest(exec_id=self.exec_id, signal=signal)
+        await self._host.link.unary(_exec_kill, request)
+
+    async def send(self, data: bytes) -> None:
+        """Bytes for the standard input, in order; waits when the host is slow."""
+        from shoal.v1 import container_pb2
+
+        await self._input.put(container_pb2.ContainerServiceExecAttachRequest(stdin=data))
+
+    async def end_input(self) -> None:
+        """The end of the input; nothing may be sent after it."""
+        from shoal.v1 import container_pb2
+
+        eof = container_pb2.ContainerServiceAttachRequest.StdinEof()
+        await self._input.put(container_pb2.ContainerServiceExecAttachRequest(stdin_eof=eof))
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal has a new size."""
+        if (rows, columns) != self._size:
+            self._size = (rows, columns)
+            with suppress(asyncio.QueueFull):
+                self._input.put_nowait(self._resize())
+
+    async def detach(self) -> None:
+        """Leave it running: `output()` ends."""
+        self._detached = True
+        if self._call is not None:
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._call.done_writing()
+
+    async def output(self) -> AsyncIterator[container_pb2.ContainerServiceExecAttachResponse.Output]:
+        """The output, until the process has ended."""
+        while self.exit_code is None and not self._detached:
+            try:
+                async for piece in self._once():
+                    yield piece
+            except LinkLost:
+                if not self._detached:
+                    await self._host.link.reconnect()
+            except NotFound as error:
+                if self.exec_id and error.reason == "EXEC_NOT_FOUND":
+                    raise NotFound(
+                        "the process is gone: the host's daemon was restarted, or the link was away for too long",
+                        reason="EXEC_LOST",
+                    ) from error
+                raise
+
+    async def _once(self) -> AsyncIterator[container_pb2.ContainerServiceExecAttachResponse.Output]:
+        from shoal.v1 import container_pb2_grpc
+
+        channel = await self._host.link.channel()
+        self._call = call = container_pb2_grpc.ContainerServiceStub(channel).ExecAttach()
+        writer: asyncio.Task[None] | None = None
+        try:
+            await call.write(self._start())
+            async for message in call:
+                self._host.link.answered()
+                if message.HasField("output"):
+                    yield message.output
+                    self._cursor = message.output.cursor
+                elif message.HasField("exit"):
+                    self.exit_code = message.exit.exit_code
+                    return
+                elif message.HasField("started"):
+                    self.exec_id = message.started.exec_id
+                    self.started.set()
+                    writer = asyncio.create_task(self._write(call))
+            if not self._detached:
+                raise LinkLost("the stream ended before the process did")
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await verdict(call) from error
+        finally:
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            call.cancel()
+
+    def _start(self) -> container_pb2.ContainerServiceExecAttachRequest:
+        from shoal.v1 import container_pb2
+
+        request = container_pb2.ContainerServiceExecAttachRequest
+        if self.exec_id:
+            return request(start=request.Start(exec_id=self.exec_id, cursor=self._cursor))
+        if self._size is not None:
+            self._request.rows, self._request.columns = self._size
+        return request(start=request.Start(exec=self._request))
+
+    def _resize(self) -> container_pb2.ContainerServiceExecAttachRequest:
+        from shoal.v1 import container_pb2
+
+        rows, columns = self._size or (0, 0)
+        size = container_pb2.ContainerServiceAttachRequest.Resize(rows=rows, columns=columns)
+        return container_pb2.ContainerServiceExecAttachRequest(resize=size)
+
+    async def _write(self, call: Any) -> None:
+        """Send what is in the queue; the end of the call is the reader's to notice."""
+        while True:
+            message = await self._input.get()
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await call.write(message)
+
+
+def _exec_kill(channel: Any) -> Any:
+    from shoal.v1 import container_pb2_grpc
+
+    return container_pb2_grpc.ContainerServiceStub(channel).ExecKill

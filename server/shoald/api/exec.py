@@ -1,0 +1,112 @@
+"""ContainerService: Exec, ExecAttach, ExecKill."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from shoal.v1 import container_pb2 as pb
+from shoal.v1 import container_pb2_grpc
+from shoald.api.checks import invalid, operation_id, required
+from shoald.api.codec_exec import MAX_TERMINAL, exec_order, exec_output, exec_started
+from shoald.api.gate import note
+from shoald.api.streams import Context, closing
+from shoald.engine.ports import Engine, ExecAttachSession, ExecStarted, ExitStatus
+
+
+class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
+    """More processes in running containers."""
+
+    _engine: Engine
+
+    async def Exec(self, request: pb.ContainerServiceExecRequest, context: Context) -> pb.ContainerServiceExecResponse:
+        started = await self._engine.exec(operation_id(request.request_id), exec_order(request))
+        return pb.ContainerServiceExecResponse(exec_id=started.exec_id, pid=started.pid)
+
+    async def ExecKill(
+        self, request: pb.ContainerServiceExecKillRequest, context: Context
+    ) -> pb.ContainerServiceExecKillResponse:
+        await self._engine.exec_kill(required("exec_id", request.exec_id), request.signal)
+        return pb.ContainerServiceExecKillResponse()
+
+    async def ExecAttach(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ContainerServiceExecAttachRequest], context: Context
+    ) -> None:
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "start":
+            raise invalid("start", "must be the first message")
+        started = await _started(self._engine, first.start)
+        session = await self._engine.exec_attach(started.exec_id, first.start.cursor)
+        detached = asyncio.Event()
+        try:
+            await context.write(exec_started(started))
+            await _until_first(_give(session, context), _take(session, requests, detached))
+        finally:
+            await asyncio.shield(session.close(detached=detached.is_set()))
+
+
+async def _started(engine: Engine, start: pb.ContainerServiceExecAttachRequest.Start) -> ExecStarted:
+    """The process to attach to, started now where the message orders it."""
+    if not start.HasField("exec"):
+        return ExecStarted(required("start.exec_id", start.exec_id), 0)
+    if start.exec_id:
+        raise invalid("start.exec", "excludes start.exec_id")
+    note(start.exec)
+    request_id = operation_id(required("start.exec.request_id", start.exec.request_id))
+    order = exec_order(start.exec)
+    if order.request.detach:
+        raise invalid("start.exec.detach", "has no use where a client attaches")
+    return await engine.exec(request_id, order)
+
+
+async def _give(session: ExecAttachSession, context: Context) -> None:
+    async with closing(session.output()) as output:
+        async for item in output:
+            await context.write(exec_output(item))
+            if isinstance(item, ExitStatus):
+                return
+
+
+async def _take(
+    session: ExecAttachSession,
+    requests: AsyncIterator[pb.ContainerServiceExecAttachRequest],
+    detached: asyncio.Event,
+) -> None:
+    open_ = True
+    async for message in requests:
+        match message.WhichOneof("message"):
+            case "stdin":
+                if open_:
+                    await session.write_stdin(message.stdin)
+            case "stdin_eof":
+                if open_:
+                    open_ = False
+                    await session.close_stdin()
+            case "resize":
+                size = message.resize
+                if not (1 <= size.rows <= MAX_TERMINAL and 1 <= size.columns <= MAX_TERMINAL):
+                    raise invalid("resize", f"{size.rows} x {size.columns} is no size of a terminal")
+                await session.resize(size.rows, size.columns)
+            case "start":
+                raise invalid("start", "comes once")
+            case _:
+                raise invalid("message", "is of a kind that this daemon does not know")
+    # A half-close: the client wants to leave. (A cut link ends the call by a cancellation.)
+    detached.set()
+
+
+async def _until_first(giving: Coroutine[Any, Any, None], taking: Coroutine[Any, Any, None]) -> None:
+    """Run both until one ends; end the other, wait for it, and raise what the first one raised."""
+    tasks = [asyncio.ensure_future(giving), asyncio.ensure_future(taking)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    # The output's own end comes first in the list: an exit beats a half-close at the same moment.
+    for task in tasks:
+        if task in done:
+            task.result()
+            return
