@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import shutil
 from collections.abc import AsyncIterator
@@ -22,18 +23,22 @@ from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
-from shoald.containers.populate import populate_volume
+from shoald.containers.places import Places
+from shoald.containers.populate import populate_from_image
 from shoald.containers.supervisor import Supervisor
 from shoald.content.local import LocalContent
 from shoald.engine.build import BuildCases, find_base
 from shoald.engine.containers import ContainerCases
 from shoald.engine.events import EventLog
+from shoald.engine.exec import ExecCases
 from shoald.engine.facade import LocalEngine
 from shoald.engine.images import ImageCases
 from shoald.engine.logs import OutputCases
 from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
 from shoald.engine.system import SystemCases
+from shoald.files.store import ContentTrees
+from shoald.files.vault import SecretVault
 from shoald.gc.collect import collect
 from shoald.host import cgroups, overlayfs
 from shoald.host.controllers import MountedControllers
@@ -78,7 +83,22 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         content = LocalContent(root / "content")
         snapshots = OverlaySnapshotter(md, root / "snapshots", root / "tmp" / "mounts", namespaces)
         await snapshots.recover()
-        volumes = LocalVolumes(md, root / "volumes")
+        events = EventLog(md)
+        volumes = LocalVolumes(md, root / "volumes", events.publish)
+        await volumes.recover()
+        files = ContentTrees(md, root / "files")
+        await files.recover()
+        vault = SecretVault(config.run_dir / "secrets")
+        await vault.prepare(container.id for container in md.containers.list())
+        stack.callback(vault.close)
+        places = Places(
+            volumes=volumes,
+            files=files,
+            vault=vault,
+            userns=namespaces,
+            userns_size=config.userns.size,
+            populate=functools.partial(populate_from_image, snapshots),
+        )
         registry = RegistryClient(
             RegistrySettings(
                 insecure_registries=frozenset(config.registries.insecure), ca_files=dict(config.registries.ca)
@@ -114,15 +134,11 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             runtime=runtime,
             snapshots=snapshots,
             network=network,
-            volumes=volumes,
-            userns=namespaces,
-            userns_size=config.userns.size,
+            places=places,
             state_dir=root / "containers",
             run_dir=config.run_dir,
             configure=specs.configure,
-            populate=lambda snapshot, path, directory: populate_volume(snapshots, snapshot, path, directory),
         )
-        events = EventLog(md)
         supervisor = Supervisor(
             md, launcher, runtime, snapshots, volumes, Ghosts(root / "tmp" / "ghosts"), events.publish, config.userns
         )
@@ -145,6 +161,9 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             metrics=metrics,
         )
         output = OutputCases(md, supervisor, runtime, containers.find, launcher.log_path)
+        runner = runtime.exec_runner()
+        runner.end_strays()
+        execs = ExecCases(containers.find, runner, events.publish)
         builds = _builds(config, md, content, snapshots, launcher, images, operations, events, metrics, stack)
         warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
         system = SystemCases(
@@ -158,6 +177,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         await supervisor.begin()
         stack.push_async_callback(supervisor.close)
         stack.push_async_callback(containers.close)
+        stack.push_async_callback(execs.close)
         _remove_leftovers(root / "tmp")
         await volumes.sweep()
         await collect_garbage()
@@ -168,6 +188,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             builds=builds,
             containers=containers,
             output=output,
+            execs=execs,
             volumes=volumes,
             system=system,
             events=events,

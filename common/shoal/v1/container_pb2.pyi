@@ -561,7 +561,9 @@ class LogConfig(_message.Message):
     """"local" (also when empty), "journald" or "none"."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """local: "max-size" (10m), "max-file" (5), "labels", "env"; journald: "tag", "labels", "env"."""
+        """local: "max-size" (20m; -1: no limit), "max-file" (5), "labels", "env"; journald: "tag", "labels", "env". `labels` and `env`
+        name, with commas between, what clients show beside a line (--details).
+        """
 
     def __init__(
         self,
@@ -1927,18 +1929,24 @@ class ContainerServiceExecAttachRequest(_message.Message):
 
         EXEC_ID_FIELD_NUMBER: _builtins.int
         CURSOR_FIELD_NUMBER: _builtins.int
+        EXEC_FIELD_NUMBER: _builtins.int
         exec_id: _builtins.str
         cursor: _builtins.str
         """Empty: from the beginning."""
+        @_builtins.property
+        def exec(self) -> Global___ContainerServiceExecRequest:
+            """Instead of `exec_id`. Needs a request_id."""
+
         def __init__(
             self,
             *,
             exec_id: _builtins.str = ...,
             cursor: _builtins.str = ...,
+            exec: Global___ContainerServiceExecRequest | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["exec", b"exec"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "exec_id", b"exec_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "exec", b"exec", "exec_id", b"exec_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1974,6 +1982,26 @@ Global___ContainerServiceExecAttachRequest: _TypeAlias = ContainerServiceExecAtt
 @_typing.final
 class ContainerServiceExecAttachResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Started(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        EXEC_ID_FIELD_NUMBER: _builtins.int
+        PID_FIELD_NUMBER: _builtins.int
+        exec_id: _builtins.str
+        pid: _builtins.int
+        def __init__(
+            self,
+            *,
+            exec_id: _builtins.str = ...,
+            pid: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "pid", b"pid"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class Output(_message.Message):
@@ -2019,21 +2047,25 @@ class ContainerServiceExecAttachResponse(_message.Message):
 
     OUTPUT_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def output(self) -> Global___ContainerServiceExecAttachResponse.Output: ...
     @_builtins.property
     def exit(self) -> Global___ContainerServiceExecAttachResponse.Exit: ...
+    @_builtins.property
+    def started(self) -> Global___ContainerServiceExecAttachResponse.Started: ...
     def __init__(
         self,
         *,
         output: Global___ContainerServiceExecAttachResponse.Output | None = ...,
         exit: Global___ContainerServiceExecAttachResponse.Exit | None = ...,
+        started: Global___ContainerServiceExecAttachResponse.Started | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["output", "exit"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["output", "exit", "started"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -2868,6 +2900,7 @@ class ContainerServiceLogsRequest(_message.Message):
     GREP_REGEX_FIELD_NUMBER: _builtins.int
     GREP_INVERT_FIELD_NUMBER: _builtins.int
     GREP_IGNORE_CASE_FIELD_NUMBER: _builtins.int
+    ACCEPT_RAW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     follow: _builtins.bool
     tail: _builtins.int
@@ -2875,10 +2908,14 @@ class ContainerServiceLogsRequest(_message.Message):
     cursor: _builtins.str
     """Resume after this place; `tail` and `since` are then ignored. Opaque."""
     grep: _builtins.str
-    """Only lines that hold this; a regular expression (Python's) where `grep_regex`. Lines over 64 KiB are cut for the match."""
+    """Only lines that hold this; a regular expression (RE2's: linear time, no look-around) where `grep_regex`. At most 4 KiB;
+    INVALID_ARGUMENT, reason INVALID_PATTERN. Lines over 64 KiB are cut for the match. `tail` counts before it.
+    """
     grep_regex: _builtins.bool
     grep_invert: _builtins.bool
     grep_ignore_case: _builtins.bool
+    accept_raw: _builtins.bool
+    """The caller takes `raw` output."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -2901,10 +2938,11 @@ class ContainerServiceLogsRequest(_message.Message):
         grep_regex: _builtins.bool = ...,
         grep_invert: _builtins.bool = ...,
         grep_ignore_case: _builtins.bool = ...,
+        accept_raw: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "since", b"since", "tail", b"tail", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "cursor", b"cursor", "follow", b"follow", "grep", b"grep", "grep_ignore_case", b"grep_ignore_case", "grep_invert", b"grep_invert", "grep_regex", b"grep_regex", "name", b"name", "since", b"since", "streams", b"streams", "tail", b"tail", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tail", b"_tail", "accept_raw", b"accept_raw", "cursor", b"cursor", "follow", b"follow", "grep", b"grep", "grep_ignore_case", b"grep_ignore_case", "grep_invert", b"grep_invert", "grep_regex", b"grep_regex", "name", b"name", "since", b"since", "streams", b"streams", "tail", b"tail", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tail: _TypeAlias = _typing.Literal["tail"]  # noqa: Y015
     _WhichOneofArgType__tail: _TypeAlias = _typing.Literal["_tail", b"_tail"]  # noqa: Y015
@@ -2918,7 +2956,13 @@ class ContainerServiceLogsResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
+    """Resumes after this message. One without records only tells how far the search has come."""
+    raw: _builtins.bytes
+    """Instead of `records`, where the caller accepts it and no line has to be looked at: whole lines of the log as stored, in the
+    CRI format: `TIME stdout|stderr F|P DATA` and a newline, which belongs to the data after F and not after P.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogRecord]: ...
     def __init__(
@@ -2926,10 +2970,11 @@ class ContainerServiceLogsResponse(_message.Message):
         *,
         records: _abc.Iterable[Global___LogRecord] | None = ...,
         cursor: _builtins.str = ...,
+        raw: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "raw", b"raw", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2948,6 +2993,7 @@ class ContainerServiceAttachRequest(_message.Message):
         STDOUT_FIELD_NUMBER: _builtins.int
         STDERR_FIELD_NUMBER: _builtins.int
         STDIN_FIELD_NUMBER: _builtins.int
+        ACCEPT_RAW_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         cursor: _builtins.str
         """Where the output begins: empty: at the next output ("attach"), "start": with the container's first output of this run."""
@@ -2955,6 +3001,8 @@ class ContainerServiceAttachRequest(_message.Message):
         stderr: _builtins.bool
         stdin: _builtins.bool
         """False: `stdin` messages are INVALID_ARGUMENT."""
+        accept_raw: _builtins.bool
+        """The caller takes `raw` output."""
         def __init__(
             self,
             *,
@@ -2963,10 +3011,11 @@ class ContainerServiceAttachRequest(_message.Message):
             stdout: _builtins.bool = ...,
             stderr: _builtins.bool = ...,
             stdin: _builtins.bool = ...,
+            accept_raw: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "name", b"name", "stderr", b"stderr", "stdin", b"stdin", "stdout", b"stdout"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_raw", b"accept_raw", "cursor", b"cursor", "name", b"name", "stderr", b"stderr", "stdin", b"stdin", "stdout", b"stdout"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3055,7 +3104,10 @@ class ContainerServiceAttachResponse(_message.Message):
 
         RECORDS_FIELD_NUMBER: _builtins.int
         CURSOR_FIELD_NUMBER: _builtins.int
+        RAW_FIELD_NUMBER: _builtins.int
         cursor: _builtins.str
+        raw: _builtins.bytes
+        """As in ContainerServiceLogsResponse."""
         @_builtins.property
         def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogRecord]: ...
         def __init__(
@@ -3063,10 +3115,11 @@ class ContainerServiceAttachResponse(_message.Message):
             *,
             records: _abc.Iterable[Global___LogRecord] | None = ...,
             cursor: _builtins.str = ...,
+            raw: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "records", b"records"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "raw", b"raw", "records", b"records"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -246,7 +246,8 @@ class ContainerServiceServicer(object):
         """Logs sends the container's output from its log, in batches. Read-only. Roles: all.
         Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
         ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
-        OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+        OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place; also in the middle of the stream, when the log is
+        rotated away faster than it is read. FAILED_PRECONDITION, reason NO_LOG: the container's log driver is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -353,8 +354,10 @@ class ContainerServiceServicer(object):
 
     def ExecAttach(self, request_iterator, context):
         """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
-        Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
-        seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+        Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
+        process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
+        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
+        (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
         duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
         it ended more than five minutes ago, or the daemon was restarted.
         """

@@ -61,7 +61,8 @@ class ContainerServiceStub:
     """Logs sends the container's output from its log, in batches. Read-only. Roles: all.
     Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
     ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
-    OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+    OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place; also in the middle of the stream, when the log is
+    rotated away faster than it is read. FAILED_PRECONDITION, reason NO_LOG: the container's log driver is none.
     """
     Create: _grpc.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCreateRequest, _container_pb2.ContainerServiceCreateResponse]
     """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
@@ -105,8 +106,10 @@ class ContainerServiceStub:
     """
     ExecAttach: _grpc.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]
     """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
-    Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
-    seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+    Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
+    process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
+    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
+    (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
     duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
     it ended more than five minutes ago, or the daemon was restarted.
     """
@@ -169,7 +172,8 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     """Logs sends the container's output from its log, in batches. Read-only. Roles: all.
     Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
     ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
-    OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+    OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place; also in the middle of the stream, when the log is
+    rotated away faster than it is read. FAILED_PRECONDITION, reason NO_LOG: the container's log driver is none.
     """
     Create: _aio.UnaryUnaryMultiCallable[_container_pb2.ContainerServiceCreateRequest, _container_pb2.ContainerServiceCreateResponse]  # type: ignore[assignment]
     """Create makes a container in state CREATED, which Start can run. Retry-safe by request_id as Run is.
@@ -213,8 +217,10 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     """
     ExecAttach: _aio.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]  # type: ignore[assignment]
     """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
-    Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
-    seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+    Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
+    process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
+    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
+    (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
     duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
     it ended more than five minutes ago, or the daemon was restarted.
     """
@@ -328,7 +334,8 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Logs sends the container's output from its log, in batches. Read-only. Roles: all.
         Each batch carries the cursor that resumes after its last record with no gap and no duplicate. Without `follow` the stream
         ends at the present end of the log; with it, when the container has exited and its log is drained, or is removed.
-        OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place.
+        OUT_OF_RANGE, reason CURSOR_EXPIRED: the log no longer holds that place; also in the middle of the stream, when the log is
+        rotated away faster than it is read. FAILED_PRECONDITION, reason NO_LOG: the container's log driver is none.
         """
 
     @_abc_1.abstractmethod
@@ -456,8 +463,10 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceExecAttachResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceExecAttachResponse]]:
         """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
-        Streams as in Attach, `exit` comes last. When the last attached client is cut off, the process is killed after ten
-        seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH. A reconnect with a cursor resumes without gap or
+        Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
+        process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
+        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
+        (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
         duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
         it ended more than five minutes ago, or the daemon was restarted.
         """

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 from shoal.pki import Role
 from shoal.v1 import container_pb2 as pb
-from shoal.v1 import container_pb2_grpc
 from shoald.api.attach import attach
 from shoald.api.call import require
 from shoald.api.checks import operation_id, optional_id, required
@@ -21,11 +20,12 @@ from shoald.api.codec_container import (
     pull_policy_of,
 )
 from shoald.api.codec_spec import spec_of
+from shoald.api.exec import ExecMethods
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 
 
-class ContainerService(container_pb2_grpc.ContainerServiceServicer):
+class ContainerService(ExecMethods):
     """Thin: decode, call the engine, encode."""
 
     def __init__(self, engine: Engine) -> None:

@@ -8,6 +8,7 @@ from shoal.platform import Platform
 from shoald.engine.build import BuildCases
 from shoald.engine.containers import ContainerCases
 from shoald.engine.events import EventLog
+from shoald.engine.exec import ExecAttachment, ExecCases
 from shoald.engine.images import ImageCases
 from shoald.engine.logs import OutputCases
 from shoald.engine.operations import Operations
@@ -17,6 +18,8 @@ from shoald.engine.ports import (
     ContainerDetails,
     ContainerFilter,
     EventFilter,
+    ExecOrder,
+    ExecStarted,
     ExitStatus,
     HostInfo,
     HostVersion,
@@ -43,6 +46,7 @@ class LocalEngine:
         builds: BuildCases,
         containers: ContainerCases,
         output: OutputCases,
+        execs: ExecCases,
         volumes: VolumeDriver,
         system: SystemCases,
         events: EventLog,
@@ -52,6 +56,7 @@ class LocalEngine:
         self._builds = builds
         self._containers = containers
         self._output = output
+        self._execs = execs
         self._volumes = volumes
         self._system = system
         self._events = events
@@ -146,9 +151,24 @@ class LocalEngine:
         """See Engine.logs."""
         return self._output.logs(name, query)
 
-    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> AttachSession:
+    async def attach(
+        self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool, raw: bool = False
+    ) -> AttachSession:
         """See Engine.attach."""
-        return await self._output.attach(name, cursor, stdout, stderr, stdin)
+        return await self._output.attach(name, cursor, stdout, stderr, stdin, raw)
+
+    # Exec
+    async def exec(self, request_id: str, order: ExecOrder) -> ExecStarted:
+        """See Engine.exec."""
+        return await self._execs.exec(request_id, order)
+
+    async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachment:
+        """See Engine.exec_attach."""
+        return await self._execs.attach(exec_id, cursor)
+
+    async def exec_kill(self, exec_id: str, signal: str) -> None:
+        """See Engine.exec_kill."""
+        await self._execs.kill(exec_id, signal)
 
     # Volumes
     async def list_volumes(self) -> list[Volume]:

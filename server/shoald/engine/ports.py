@@ -17,10 +17,13 @@ from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
 from shoald.model.log import LogQuery as LogQuery
 from shoald.model.log import LogRecord as LogRecord
 from shoald.model.snapshot import Volume
+from shoald.runtime.execbuffer import ExecOutput as ExecOutput
+from shoald.runtime.execspec import ExecRequest as ExecRequest
 
 BuildEventBody = StepStarted | StepLog | StepFinished | BuildWarning | Progress
 
@@ -144,6 +147,40 @@ class AttachSession(Protocol):
         """Detach."""
 
 
+class ExecOrder(Struct, frozen=True):
+    """What a client asks exec for."""
+
+    container: str
+    request: ExecRequest
+    kill_on_disconnect: bool = True
+
+
+class ExecStarted(Struct, frozen=True):
+    """A process that exec has started."""
+
+    exec_id: str
+    pid: int
+
+
+class ExecAttachSession(Protocol):
+    """One client that is attached to the process of an exec."""
+
+    def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
+        """Output; an ExitStatus comes last."""
+
+    async def write_stdin(self, data: bytes) -> None:
+        """With back pressure."""
+
+    async def close_stdin(self) -> None:
+        """End of input."""
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Size of the terminal."""
+
+    async def close(self, *, detached: bool = False) -> None:
+        """The client is gone; `detached`: because it wanted to."""
+
+
 class Engine(Protocol):
     """Everything that a host can do."""
 
@@ -218,8 +255,20 @@ class Engine(Protocol):
     def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """Batches of at most 256 KiB."""
 
-    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> AttachSession:
-        """cursor: "" from now, "start" from the beginning of this run, else resume."""
+    async def attach(
+        self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool, raw: bool = False
+    ) -> AttachSession:
+        """cursor: "" from now, "start" from the beginning of this run, else resume. raw: as in LogQuery."""
+
+    # Exec
+    async def exec(self, request_id: str, order: ExecOrder) -> ExecStarted:
+        """Returns when the process runs. A retry with the same id joins the first call."""
+
+    async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachSession:
+        """cursor: "" from the beginning, else resume."""
+
+    async def exec_kill(self, exec_id: str, signal: str) -> None:
+        """Empty signal: SIGKILL. One that has ended is a success."""
 
     # Volumes
     async def list_volumes(self) -> list[Volume]:

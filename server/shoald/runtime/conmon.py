@@ -22,6 +22,7 @@ from shoald.host.process import run
 from shoald.host.usage import oom_kills
 from shoald.runtime.attach import StdinConnections
 from shoald.runtime.bundle import ContainerFiles, Monitored, RunDirectory
+from shoald.runtime.exec import ExecRunner
 from shoald.runtime.exits import ExitWatch
 from shoald.runtime.lost import MonitorWatch
 from shoald.runtime.messages import errors_in, runtime_error
@@ -253,9 +254,18 @@ class ConmonRuntime:
         except (msgspec.DecodeError, KeyError, TypeError):
             return False
 
+    def exec_runner(self) -> ExecRunner:
+        """What starts more processes in the containers of this runtime."""
+        return ExecRunner(self._runtime, self._directory.runtime_root, self._directory.path)
+
     def attach_stdin(self, container_id: str) -> AbstractAsyncContextManager[StdinWriter]:
         """The container's standard input, for one attached client."""
         return self._stdin.attach(container_id)
+
+    async def reopen_log(self, container_id: str) -> bool:
+        """conmon closes its log, writes `PATH.tmp` and renames it to PATH on SIGUSR1; see the protocol."""
+        noted = self._directory.container(container_id).monitored()
+        return noted is not None and send_signal(noted.monitor_pid, noted.monitor_start_time, signal.SIGUSR1)
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size, at most 1000 by 1000."""
