@@ -19,9 +19,12 @@ from msgspec.structs import replace
 
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher, Prepared
+from shoald.containers.places import Places
 from shoald.containers.supervisor import Supervisor
 from shoald.engine.containers import ContainerCases
 from shoald.engine.logs import OutputCases
+from shoald.files.store import ContentTrees
+from shoald.files.vault import SecretVault
 from shoald.host.userns import UserNamespaces
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
@@ -125,7 +128,7 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
         runtime = runtime or FakeRuntime(root / "run")
         image = await _image(md, snapshots)
 
-        async def populate(_snapshot: str, _path: str, _directory: Path) -> None:
+        async def populate(_container: Container, _path: str, _directory: Path, _in_place: bool) -> None:
             return
 
         async def pull(*_: object) -> Image:
@@ -135,13 +138,17 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
             runtime=runtime,
             snapshots=snapshots,
             network=network,
-            volumes=volumes,
-            userns=namespaces,
-            userns_size=65536,
+            places=Places(
+                volumes=volumes,
+                files=ContentTrees(md, root / "files"),
+                vault=SecretVault(root / "secrets"),
+                userns=namespaces,
+                userns_size=65536,
+                populate=populate,
+            ),
             state_dir=root / "containers",
             run_dir=root / "run",
             configure=_configure,
-            populate=populate,
         )
         events: list[tuple[str, str, Mapping[str, str]]] = []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,21 @@ import structlog
 
 from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
 from shoald.containers.etc import EtcFiles, write_etc
-from shoald.containers.places import Placed, bind_source, place_mounts
-from shoald.containers.watch import Locks
+from shoald.containers.logging import journal_tag, rotation_of
+from shoald.containers.places import Placed, Places
 from shoald.host.blocking import in_thread, to_end
 from shoald.host.mounts import unmount
 from shoald.host.syscall import failure, translated
 from shoald.host.trees import remove_tree
-from shoald.host.userns import UserNamespaces
-from shoald.model.container import Container, Mount, MountKind, PortMapping
+from shoald.model.container import Container, LogConfig, PortMapping
 from shoald.network.ports import Endpoint, NetworkDriver
+from shoald.runtime import logchain
+from shoald.runtime.journal import check_journal
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
+from shoald.runtime.rotation import LogRotator
 from shoald.runtime.spec import ResolvedUser
 from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
-from shoald.volumes.ports import VolumeDriver
 
 log = structlog.get_logger(__name__)
 
@@ -69,28 +70,21 @@ class Launcher:
         runtime: ContainerRuntime,
         snapshots: Snapshotter,
         network: NetworkDriver,
-        volumes: VolumeDriver,
-        userns: UserNamespaces,
-        userns_size: int,
+        places: Places,
         state_dir: Path,
         run_dir: Path,
         configure: Callable[[Prepared], dict[str, Any]],
-        populate: Callable[[str, str, Path], Awaitable[None]],
     ) -> None:
-        """`configure` makes the OCI configuration (pure); `populate(snapshot id, path in image, directory)` fills a
-        fresh volume with what the image has at that path."""
+        """`configure` makes the OCI configuration (pure)."""
         self._runtime = runtime
         self._snapshots = snapshots
         self._network = network
-        self._volumes = volumes
-        self._userns = userns
-        self._userns_size = userns_size
         self._state_dir = state_dir
         self._run_dir = run_dir
         self._configure = configure
-        self._populate = populate
         self._steps: dict[str, asyncio.Future[Exit]] = {}
-        self._filling = Locks()
+        self.places = places
+        self.logs = LogRotator(runtime.reopen_log)
 
     # --- places -----------------------------------------------------------------------------------------------------
 
@@ -102,12 +96,18 @@ class Launcher:
         """The container's log (conmon's k8s-file format)."""
         return self.state_path(container_id) / "log"
 
-    def log_size(self, container_id: str) -> int:
-        """Bytes of the log; 0 when there is none."""
-        try:
-            return self.log_path(container_id).stat().st_size
-        except FileNotFoundError:
-            return 0
+    def log_end(self, container_id: str) -> str:
+        """The cursor of the log's end; "" when there is none."""
+        return logchain.end_cursor(self.log_path(container_id))
+
+    def check_log(self, config: LogConfig) -> None:
+        """Whether this host can do it. Raises FailedPrecondition (NO_JOURNAL)."""
+        if config.driver == "journald":
+            check_journal()
+
+    def keep_log(self, container: Container) -> None:
+        """Keep the log of one that runs within its size, until it is cleared."""
+        self.logs.watch(container.id, self.log_path(container.id), rotation_of(container.spec.log))
 
     def bundles(self) -> list[str]:
         """Ids of all containers that have a directory in the run directory."""
@@ -121,10 +121,6 @@ class Launcher:
         """Make its directory, so that its log can be followed before it is written."""
         with translated("make container directory"):
             self.state_path(container_id).mkdir(mode=0o711, exist_ok=True)
-
-    async def check_bind(self, mount: Mount) -> None:
-        """Raises InvalidArgument (BIND_SOURCE_MISSING): a missing path is never made silently."""
-        bind_source(mount)
 
     # --- launch -----------------------------------------------------------------------------------------------------
 
@@ -154,7 +150,7 @@ class Launcher:
         throw_away = container.spec.auto_remove
         await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base, volatile=throw_away)
         user = resolve_user(container.process.user, rootfs)
-        places = await self._place(container, bundle_dir / IN_BUNDLE_MOUNTS)
+        places = await self.places.place(container, user, bundle_dir / IN_BUNDLE_MOUNTS)
         etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
         config = self._configure(Prepared(container, rootfs, user, places, etc, endpoint))
         created = await self._runtime.create(
@@ -165,6 +161,7 @@ class Launcher:
                 log_path=self.log_path(container.id),
                 tty=container.spec.tty,
                 stdin_open=container.spec.stdin_open,
+                journal_tag=journal_tag(container.spec.log),
             )
         )
         if endpoint is not None:
@@ -172,31 +169,6 @@ class Launcher:
         await self._runtime.start(container.id)
         address = endpoint.ip_address if endpoint else ""
         return Launched(created.pid, created.pid_start_time, address, ports)
-
-    async def _place(self, container: Container, directory: Path) -> Sequence[Placed]:
-        if not container.spec.mounts:
-            return ()
-        volumes = {mount.source: mount for mount in container.spec.mounts if mount.kind is MountKind.VOLUME}
-        sources = {name: await self._volume(container, mount) for name, mount in volumes.items()}
-        return await place_mounts(
-            container.spec.mounts,
-            sources,
-            directory,
-            userns=self._userns,
-            base=container.userns_base,
-            size=self._userns_size,
-        )
-
-    async def _volume(self, container: Container, mount: Mount) -> Path:
-        """The volume's directory. One that is empty at a container's first start is filled from the image, as by
-        Docker: also one that an earlier start, which failed, had made."""
-        async with self._filling.get(mount.source):
-            await self._volumes.ensure(mount.source, anonymous=mount.anonymous)
-            path = self._volumes.path(mount.source)
-            parent = self._snapshots.chain(container.snapshot_id)[0].parent_id
-            if container.started_at is None and parent is not None and not _has_entries(path):
-                await self._populate(parent, mount.target, path)
-            return path
 
     async def started(self, container_id: str) -> bool:
         """For one that an earlier daemon created: whether its process was started too (else it waits for ever)."""
@@ -212,7 +184,9 @@ class Launcher:
     async def clear(self, container_id: str) -> None:
         """Undo a launch: processes, network, mounts, bundle. Idempotent; goes through all of it and then raises the
         first error. The writable layer, the log and the record stay. Call through `to_end`."""
+        self.logs.forget(container_id)
         errors = await _attempts(self._unmount(container_id), self._runtime.delete(container_id))
+        errors += await _attempts(self.places.release(container_id))
         # The address after the process that has it.
         errors += await _attempts(self._network.release(container_id))
         errors += await _attempts(self._remove_bundle(container_id))
@@ -241,7 +215,8 @@ class Launcher:
             await in_thread(lambda: remove_tree(bundle))
 
     async def forget(self, container_id: str) -> None:
-        """Delete the container's log and files."""
+        """Delete the container's log, files and secrets."""
+        await self.places.forget(container_id)
         path = self.state_path(container_id)
         if path.exists():
             await in_thread(lambda: remove_tree(path))
@@ -270,11 +245,6 @@ def _identified(directory: Path) -> list[str]:
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         return [entry.name for entry in entries if len(entry.name) == 64 and entry.is_dir(follow_symlinks=False)]
     return []
-
-
-def _has_entries(directory: Path) -> bool:
-    with translated("read volume"), os.scandir(directory) as entries:
-        return next(entries, None) is not None
 
 
 def _start_failed(error: OSError) -> ShoalError:

@@ -19,6 +19,7 @@ from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
 from shoald.containers.lifecycle import Lifecycle, Publish
 from shoald.containers.names import random_name
+from shoald.containers.places import mount_number
 from shoald.containers.plan import (
     DEFAULT_STOP_TIMEOUT_S,
     check_spec,
@@ -34,6 +35,7 @@ from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, MountKind
 from shoald.model.image import Image
 from shoald.runtime.ports import ContainerRuntime, Exit
+from shoald.runtime.rotation import LogRotator
 from shoald.snapshots.ports import Snapshotter
 from shoald.volumes.ports import VolumeDriver
 
@@ -88,14 +90,14 @@ class Supervisor:
         A create that fails or is cancelled undoes itself.
         """
         check_spec(spec)
+        self._launcher.check_log(spec.log)
         container = self._insert(self._planned(request_id, spec, image))
         async with self._life.locks.get(container.id):
             try:
-                for mount in container.spec.mounts:
-                    if mount.kind is MountKind.BIND:
-                        await self._launcher.check_bind(mount)
+                self._launcher.places.check(container)
                 self._launcher.prepare(container.id)
                 container = await self._with_layer(container, image)
+                await self._launcher.places.claim(container)
             except BaseException:
                 current = self._md.containers.get(container.id) or container
                 await to_end(self._life.remove(current, volumes=True, quiet=True))
@@ -165,10 +167,30 @@ class Supervisor:
                     container_id,
                     stopped_by_user=False,
                     restart_count=0,
-                    log_start=self._launcher.log_size(container_id),
+                    log_cursor=self._launcher.log_end(container_id),
                 )
             failed = ContainerState.CREATED if before is ContainerState.CREATED else ContainerState.EXITED
             return await self._life.launch(container, failed=failed)
+
+    async def replace_files(self, container_id: str, target: str, digest: str) -> None:
+        """Another tree at a CONTENT mount, now and for later runs. Idempotent. Raises InvalidArgument (NOT_CONTENT),
+        FailedPrecondition (TREE_MISSING, NOT_MOUNTED)."""
+        async with self._life.locks.get(container_id):
+            container = self._md.containers.find(container_id)
+            number = mount_number(container, target, MountKind.CONTENT)
+            self._launcher.places.check_tree(digest)
+            if container.spec.mounts[number].content_digest == digest:
+                return
+            if container.pid:
+                await to_end(self._launcher.places.switch(container, number, digest))
+            mounts = list(container.spec.mounts)
+            mounts[number] = replace(mounts[number], content_digest=digest)
+            self._md.containers.update(container.id, spec=replace(container.spec, mounts=tuple(mounts)))
+
+    async def give_secret(self, container_id: str, target: str, value: bytes, mode: int) -> None:
+        """Give a container a secret that it has lost. Raises InvalidArgument (NOT_SECRET)."""
+        async with self._life.locks.get(container_id):
+            await self._launcher.places.give_secret(self._md.containers.find(container_id), target, value, mode)
 
     # --- stop, kill, remove -----------------------------------------------------------------------------------------
 
@@ -295,6 +317,11 @@ class Supervisor:
                 return _end_of(current)
             await event.wait()
 
+    @property
+    def logs(self) -> LogRotator:
+        """What keeps the logs of running containers within their size."""
+        return self._launcher.logs
+
     def change(self, container_id: str) -> asyncio.Event:
         """Set at the container's next change: take it before looking at the record."""
         return self._life.watch.event(container_id)
@@ -307,6 +334,9 @@ class Supervisor:
         self._exit_watch = asyncio.create_task(self._follow_exits(exits), name="exits")
         try:
             await recover(self._md, self._life)
+            for container in self._md.containers.list():
+                if container.state in (ContainerState.RUNNING, ContainerState.PAUSED):
+                    self._launcher.keep_log(container)
         except BaseException:
             await to_end(self.close())
             raise
@@ -333,6 +363,7 @@ class Supervisor:
             self._exit_watch.cancel()
             await asyncio.wait([self._exit_watch])
         await self._life.close()
+        await self._launcher.logs.close()
 
 
 async def _closed(exits: AsyncIterator[Exit]) -> None:

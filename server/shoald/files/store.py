@@ -1,7 +1,8 @@
 """Clients' files on the host: `<root>/blobs/<hex>` and immutable trees `<root>/trees/<hex>/data`.
 
-Order on disk: temporary name -> rename -> row. A blob's bytes are hashed again whenever a tree is made of it, so that they
-need no sync of their own; a tree is on the disk before it has a name. What has no row is garbage, which `recover` removes.
+Order on disk: temporary name -> rename -> row. A blob's bytes are hashed again whenever a tree is made of it, so that
+they need no sync of their own; a tree is on the disk before it has a name. What has no row is garbage, which `recover`
+removes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Secrets of clients: in memory until a container takes them, then on a tmpfs that only root can look into.
 
-`<run_dir>/secrets/<container id>/<number of the mount>`. They stay there for later runs of the container, and are gone with it
-and with a reboot of the host; they are on no disk (nor in swap, where the kernel can promise that: Linux 6.4).
+`<run_dir>/secrets/<container id>/<number of the mount>`. They stay there for later runs of the container, and are gone
+with it and with a reboot of the host; they are on no disk (nor in swap, where the kernel can promise that: Linux 6.4).
 """
 
 from __future__ import annotations

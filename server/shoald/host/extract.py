@@ -38,6 +38,8 @@ class Rules:
     devices: bool
     """Devices and fifos are made; else they are refused."""
     xattrs: bool
+    fifos: bool = False
+    """Fifos are made also without devices."""
     owner: tuple[int, int] | None = None
     """Everything belongs to it, whatever the archive says."""
     id_base: int = 0
@@ -47,6 +49,7 @@ class Rules:
 LAYER = Rules(whiteouts=True, devices=True, xattrs=True)
 CONTEXT = Rules(whiteouts=False, devices=False, xattrs=False, owner=(0, 0))
 ARCHIVE = Rules(whiteouts=False, devices=True, xattrs=True)
+VOLUME = Rules(whiteouts=False, devices=False, xattrs=True, fifos=True)
 
 
 class Extractor:
@@ -189,7 +192,7 @@ class Extractor:
             ) from error
 
     def _device(self, member: Member, path: bytes, parent: bytes) -> None:
-        if not self._rules.devices:
+        if not (self._rules.devices or (self._rules.fifos and member.type == FIFO)):
             raise Refused(f"{shown(member.name)} is a device or a fifo, which this archive may not have")
         kinds = {CHAR: stat.S_IFCHR, BLOCKDEV: stat.S_IFBLK, FIFO: stat.S_IFIFO}
         mode = kinds[member.type] | member.mode

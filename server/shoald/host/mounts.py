@@ -99,8 +99,8 @@ def set_attributes(
     slave: bool = False,
     recursive: bool = False,
 ) -> None:
-    """mount_setattr(2) on a descriptor from `clone_tree`: add flags, map ids, make private (or a slave of the mount that
-    it was cloned from). Raises a bare OSError."""
+    """mount_setattr(2) on a descriptor from `clone_tree`: add flags, map ids, make private (or a slave of the mount
+    that it was cloned from). Raises a bare OSError."""
     propagation = _MS_SLAVE if slave else _MS_PRIVATE if private else 0
     attributes = _MountAttr(int(flags), 0, propagation, 0)
     if userns is not None:

@@ -1,6 +1,8 @@
 """Program: pack the working directory, a layer of overlayfs, as an OCI layer on standard output.
 
-    python -I -m shoald.host.pack --compression gzip|zstd|none [--id-base N]
+    python -I -m shoald.host.pack --compression gzip|zstd|none [--id-base N] [--mode layer|tree]
+
+With `--mode tree` it is no layer but a tree of files: no name and no device means a deletion, and the root comes first.
 
 overlayfs's deletions become whiteouts (image-spec `layer.md`), owners are written as `id - id_base`, sockets are left
 out, members come in the order of their names. Of the extended attributes security.capability and user.* are kept.
@@ -147,16 +149,19 @@ class _Sink:
 
 
 class _Packer:
-    def __init__(self, sink: _Sink, id_base: int) -> None:
+    def __init__(self, sink: _Sink, id_base: int, *, layer: bool = True) -> None:
         self._sink = sink
         self._base = id_base
+        self._layer = layer
         self._links: dict[tuple[int, int], bytes] = {}
         self.entries = 0
         self.content_bytes = 0
 
     def walk(self) -> None:
         """All below the root, parents first, names in order."""
-        if _is_opaque(b"."):
+        if not self._layer:
+            self._entry(b".")
+        elif _is_opaque(b"."):
             self._marker(b".wh..wh..opq")
         pending: list[Iterator[bytes]] = [iter(_names(b""))]
         while pending:
@@ -172,14 +177,14 @@ class _Packer:
         found = os.lstat(path)
         kind = _TYPES.get(stat.S_IFMT(found.st_mode))
         parent, _, name = path.rpartition(b"/")
-        if name.startswith(b".wh."):
+        if self._layer and name.startswith(b".wh."):
             raise _Unpackable(f"the name {os.fsdecode(path)[:200]!a} would delete a file in an image layer")
-        if kind == CHAR and found.st_rdev == 0:
+        if self._layer and kind == CHAR and found.st_rdev == 0:
             self._marker((parent + b"/" if parent else b"") + b".wh." + name)
             return False
         if kind is None:
             return False
-        if kind == DIRECTORY and "trusted.overlay.redirect" in _xattr_names(path):
+        if self._layer and kind == DIRECTORY and "trusted.overlay.redirect" in _xattr_names(path):
             raise _Unpackable(f"{os.fsdecode(path)[:200]!a} is a renamed directory that refers to a lower layer")
         member = Member(
             name=path,
@@ -196,7 +201,7 @@ class _Packer:
             xattrs=self._xattrs(path, kind),
         )
         self._write(member, found)
-        if kind == DIRECTORY and _is_opaque(path):
+        if self._layer and kind == DIRECTORY and _is_opaque(path):
             self._marker(path + b"/.wh..wh..opq")
         return kind == DIRECTORY
 
@@ -295,15 +300,16 @@ def main() -> int:
     compressor = _compressor(options["--compression"])
     # OpenSSL reads its configuration at the first use: not in the layer's root.
     hashlib.sha256(b"").hexdigest()
-    result = _run(lambda: _pack(compressor, int(options.get("--id-base", "0"))))
+    layer = {"layer": True, "tree": False}[options.get("--mode", "layer")]
+    result = _run(lambda: _pack(compressor, int(options.get("--id-base", "0")), layer=layer))
     os.write(2, json.dumps(result).encode() + b"\n")
     os._exit(1 if "error" in result else 0)
 
 
-def _pack(compressor: Compressor, id_base: int) -> dict[str, object]:
+def _pack(compressor: Compressor, id_base: int, *, layer: bool) -> dict[str, object]:
     confine(keep=frozenset({DAC_OVERRIDE, SYS_ADMIN}))
     sink = _Sink(1, compressor)
-    packer = _Packer(sink, id_base)
+    packer = _Packer(sink, id_base, layer=layer)
     packer.walk()
     return {**sink.finish(), "content_bytes": packer.content_bytes, "entries": packer.entries}
 

@@ -1,11 +1,12 @@
 """Program: unpack a tar archive from standard input into the working directory, confined to it.
 
-    python -I -m shoald.host.unpack --mode layer|context|archive [--into PATH] [--id-base N]
+    python -I -m shoald.host.unpack --mode layer|context|archive|volume [--into PATH] [--id-base N]
         [--owner UID:GID] [--max-bytes N] [--max-entries N] [--max-ratio N]
 
 `layer` is an OCI image layer (image-spec `layer.md`: whiteouts become overlayfs's), `context` a build context (all is
-root's, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz). `--into` is a path inside the working
-directory, which stays the root that symlinks are resolved in. The compression is found by magic bytes.
+root's, neither devices nor xattrs), `archive` what ADD takes (also bzip2 and xz), `volume` the content of a volume (no
+devices). `--into` is a path inside the working directory, which stays the root that symlinks are resolved in. The
+compression is found by magic bytes.
 
 Writes one line of JSON: {"diff_id", "tar_bytes", "content_bytes", "entries", "implicit", "opaque_root"}, or
 {"error": reason, "message"} and exits with 1. What was unpacked of a bad archive is left for the caller to remove.
@@ -20,11 +21,16 @@ import os
 import sys
 
 from shoald.host.confine import CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP, SYS_ADMIN, confine
-from shoald.host.extract import ARCHIVE, CONTEXT, LAYER, Extractor, Rules, clean
+from shoald.host.extract import ARCHIVE, CONTEXT, LAYER, VOLUME, Extractor, Rules, clean
 from shoald.host.tarmembers import members
 from shoald.host.tarsource import ARCHIVE_FORMATS, LAYER_FORMATS, Limits, Refused, TarSource, preload
 
-MODES = {"layer": (LAYER, LAYER_FORMATS), "context": (CONTEXT, LAYER_FORMATS), "archive": (ARCHIVE, ARCHIVE_FORMATS)}
+MODES = {
+    "layer": (LAYER, LAYER_FORMATS),
+    "context": (CONTEXT, LAYER_FORMATS),
+    "archive": (ARCHIVE, ARCHIVE_FORMATS),
+    "volume": (VOLUME, LAYER_FORMATS),
+}
 _KEEP = frozenset({CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP})
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What only the archive's own names and numbers can bring about.

@@ -18,7 +18,7 @@ from shoal.errors import DataLoss, Internal, InvalidArgument, ResourceExhausted,
 from shoald.host.process import PIPE, Process, program_failed, spawn
 from shoald.host.syscall import failure
 
-Mode = Literal["layer", "context", "archive"]
+Mode = Literal["layer", "context", "archive", "volume"]
 _MAX_RESULT = 64 << 20
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 """What packing and unpacking programs get to see."""

@@ -71,6 +71,7 @@ class Files:
         """The trees that containers name, running or not."""
         rows = self._db.rows(
             "SELECT DISTINCT json_extract(m.value, '$.content_digest') AS digest"
-            " FROM containers c, json_each(c.record, '$.spec.mounts') m WHERE json_extract(m.value, '$.kind') = 'content'"
+            " FROM containers c, json_each(c.record, '$.spec.mounts') m"
+            " WHERE json_extract(m.value, '$.kind') = 'content'"
         )
         return {row["digest"] for row in rows}

@@ -40,4 +40,4 @@ class Volume(Struct, frozen=True):
     anonymous: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
-    """As given: "type", "device", "o". Empty: a plain directory; else what is mounted there while a container uses it."""
+    """As given: "type", "device", "o". Empty: a plain directory; else what is mounted there while it is used."""

@@ -155,9 +155,9 @@ class LocalVolumes:
             await unmount_volume(self._data(name))
             self._mounted.discard(name)
 
-    def in_use(self, name: str) -> bool:
-        """Whether somebody holds it at this moment."""
-        return bool(self._users.get(name))
+    def holders(self, name: str) -> int:
+        """How many hold it at this moment."""
+        return len(self._users.get(name, ()))
 
     async def replace(self, name: str, staging: Path) -> bool:
         """Let the tree `staging` be the volume's content, in one step; False (and nothing is done) when the volume is

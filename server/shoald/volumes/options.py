@@ -1,4 +1,4 @@
-"""Driver options of the `local` driver: "type", "device" and "o", as mount(8) and `docker volume create -o` take them."""
+"""Options of the `local` driver: "type", "device" and "o", as mount(8) and `docker volume create -o` take them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class VolumeMount(Struct, frozen=True):
 
 
 def volume_mount(options: Mapping[str, str]) -> VolumeMount | None:
-    """What the options ask for; None for no options: a plain directory. Raises InvalidArgument (INVALID_VOLUME_OPTION)."""
+    """What the options ask for; None without options: a plain directory. Raises InvalidArgument
+    (INVALID_VOLUME_OPTION)."""
     if not options:
         return None
     for key in options:

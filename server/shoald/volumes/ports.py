@@ -34,6 +34,9 @@ class VolumeDriver(Protocol):
     async def release(self, owner: str) -> None:
         """All volumes that `owner` holds; unmounts those that nobody holds any more. Idempotent."""
 
+    def holders(self, name: str) -> int:
+        """How many hold it at this moment."""
+
     def path(self, name: str) -> Path:
         """Directory with the volume's files. Raises NotFound (VOLUME_NOT_FOUND)."""
 
