@@ -32,11 +32,13 @@ from shoald.engine.containers import ContainerCases
 from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecCases
 from shoald.engine.facade import LocalEngine
+from shoald.engine.files import FileCases
 from shoald.engine.images import ImageCases
 from shoald.engine.logs import OutputCases
 from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
 from shoald.engine.system import SystemCases
+from shoald.engine.volumes import VolumeCases
 from shoald.files.store import ContentTrees
 from shoald.files.vault import SecretVault
 from shoald.gc.collect import collect
@@ -180,6 +182,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         stack.push_async_callback(execs.close)
         _remove_leftovers(root / "tmp")
         await volumes.sweep()
+        collecting = asyncio.create_task(files.collect_forever(), name="files")
+        stack.push_async_callback(_cancelled, collecting)
         await collect_garbage()
         stack.push_async_callback(operations.close)
         events.publish("daemon", "start", md.meta.host_id, {})
@@ -189,11 +193,17 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             containers=containers,
             output=output,
             execs=execs,
-            volumes=volumes,
+            volumes=VolumeCases(md, volumes, events.publish),
+            files=FileCases(files, vault, supervisor, md.containers.find),
             system=system,
             events=events,
             operations=operations,
         )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _builds(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,9 +28,11 @@ from shoald.engine.ports import (
     MountPoint,
     Pushed,
 )
+from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.container import Container, ContainerSpec, ContainerState, Process, PullPolicy
 from shoald.model.event import Event
+from shoald.model.file import TreeEntry
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 from shoald.model.snapshot import Volume
@@ -110,6 +112,73 @@ class FakeAttachSession:
         self.closed = True
 
 
+class FakeVolumes:
+    """The engine's volumes: `data`, and `gone`, which is gone when it is looked at."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def list(self, wanted: VolumeFilter) -> Sequence[Volume]:
+        self._engine._called("list_volumes", wanted)
+        return [Volume("data", NOW, labels={"tier": "db"}, options={"type": "tmpfs"}), Volume("gone", NOW)]
+
+    def path(self, name: str) -> str:
+        if name == "gone":
+            raise NotFound("no volume gone", reason="VOLUME_NOT_FOUND")
+        return f"/var/lib/shoal/volumes/{name}/data"
+
+    async def create(self, name: str, labels: Mapping[str, str], options: Mapping[str, str]) -> Volume:
+        self._engine._called("create_volume", name, labels, options)
+        return Volume(name or "random", NOW, not name, labels, options)
+
+    async def inspect(self, name: str) -> VolumeDetails:
+        self._engine._called("inspect_volume", name)
+        return VolumeDetails(Volume(name, NOW), self.path(name), (CONTAINER.id,), 4096)
+
+    async def prune(self, everything: bool, labels: tuple[tuple[str, str], ...]) -> tuple[Sequence[str], int]:
+        self._engine._called("prune_volumes", everything, labels)
+        return ["old"], 4096
+
+    async def remove(self, name: str) -> None:
+        self._engine._called("remove_volume", name)
+
+    async def export(self, name: str) -> AsyncIterator[bytes]:
+        self._engine._called("export_volume", name)
+        yield b"one"
+        yield b"two"
+
+    async def load(self, name: str, chunks: AsyncIterable[bytes]) -> None:
+        self._engine._called("import_volume", name)
+        async for chunk in chunks:
+            self._engine.context += chunk
+
+
+class FakeFiles:
+    """The engine's files: it lacks every blob, and remembers what comes in `blobs`."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def missing(self, digests: Sequence[str]) -> Sequence[str]:
+        self._engine._called("missing", digests)
+        return digests
+
+    async def put(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
+        self._engine._called("put", digest, size)
+        self._engine.blobs[digest] = b"".join([chunk async for chunk in chunks])
+
+    async def assemble(self, entries: Sequence[TreeEntry]) -> str:
+        self._engine._called("assemble", tuple(entries))
+        return "sha256:" + "4" * 64
+
+    async def replace(self, name: str, target: str, digest: str) -> None:
+        self._engine._called("replace_files", name, target, digest)
+
+    async def put_secret(self, value: bytes, mode: int, container: str, target: str) -> str:
+        self._engine._called("put_secret", value, mode, container, target)
+        return "" if container else "handle"
+
+
 @dataclass
 class FakeEngine:
     """`error`, when set, is raised by everything. `calls` holds (name, arguments) of what was asked."""
@@ -129,6 +198,7 @@ class FakeEngine:
     log_lines: int = 3
     log_line: bytes = b"line"
     lines_given: int = 0
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     def _called(self, name: str, *arguments: Any) -> None:
         self.calls.append((name, arguments))
@@ -265,22 +335,20 @@ class FakeEngine:
         if query.follow:
             await self._maybe_hang()
 
-    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> FakeAttachSession:
+    async def attach(
+        self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool, raw: bool = False
+    ) -> FakeAttachSession:
         self._called("attach", name, cursor, stdout, stderr, stdin)
         return FakeAttachSession(self)
 
-    # Volumes
-    async def list_volumes(self) -> list[Volume]:
-        self._called("list_volumes")
-        return [Volume("data", NOW), Volume("gone", NOW)]
+    # Volumes and files of clients
+    @property
+    def volumes(self) -> FakeVolumes:
+        return FakeVolumes(self)
 
-    async def volume_path(self, name: str) -> str:
-        if name == "gone":
-            raise NotFound("no volume gone", reason="VOLUME_NOT_FOUND")
-        return f"/var/lib/shoal/volumes/{name}/data"
-
-    async def remove_volume(self, name: str) -> None:
-        self._called("remove_volume", name)
+    @property
+    def files(self) -> FakeFiles:
+        return FakeFiles(self)
 
     # System
     async def info(self) -> HostInfo:

@@ -82,5 +82,10 @@ def event(value: Event) -> pb.Event:
 def volume(value: Volume, mountpoint: str) -> volume_pb2.Volume:
     """As a message."""
     return volume_pb2.Volume(
-        name=value.name, created_at=timestamp(value.created_at), mountpoint=mountpoint, anonymous=value.anonymous
+        name=value.name,
+        created_at=timestamp(value.created_at),
+        mountpoint=mountpoint,
+        anonymous=value.anonymous,
+        labels=value.labels,
+        options=value.options,
     )

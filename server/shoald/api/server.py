@@ -12,6 +12,8 @@ from shoal.errors import FailedPrecondition
 from shoal.v1 import (
     container_pb2,
     container_pb2_grpc,
+    file_pb2,
+    file_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
     system_pb2,
@@ -21,6 +23,7 @@ from shoal.v1 import (
 )
 from shoald.api.authz import Authorizer, DenyList
 from shoald.api.containers import ContainerService
+from shoald.api.files import FileService
 from shoald.api.gate import Gate, Observer
 from shoald.api.images import ImageService
 from shoald.api.listeners import check_address, private_socket
@@ -38,6 +41,7 @@ SERVICES = tuple(
         (image_pb2.DESCRIPTOR, "ImageService"),
         (container_pb2.DESCRIPTOR, "ContainerService"),
         (volume_pb2.DESCRIPTOR, "VolumeService"),
+        (file_pb2.DESCRIPTOR, "FileService"),
         (system_pb2.DESCRIPTOR, "SystemService"),
     )
 )
@@ -61,6 +65,7 @@ class ApiServer:
         self._server = grpc.aio.server(interceptors=[self._gate], options=options(config.limits))
         image_pb2_grpc.add_ImageServiceServicer_to_server(ImageService(engine), self._server)
         container_pb2_grpc.add_ContainerServiceServicer_to_server(ContainerService(engine), self._server)
+        file_pb2_grpc.add_FileServiceServicer_to_server(FileService(engine), self._server)
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeService(engine), self._server)
         system_pb2_grpc.add_SystemServiceServicer_to_server(SystemService(engine), self._server)
         self._health = Health(self._server, SERVICES)

@@ -28,12 +28,11 @@ from shoald.engine.ports import (
     Pushed,
 )
 from shoald.engine.system import SystemCases
+from shoald.engine.volume_ports import FileUses, VolumeUses
 from shoald.model.build import BuildRequest
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
-from shoald.model.snapshot import Volume
-from shoald.volumes.ports import VolumeDriver
 
 
 class LocalEngine:
@@ -47,7 +46,8 @@ class LocalEngine:
         containers: ContainerCases,
         output: OutputCases,
         execs: ExecCases,
-        volumes: VolumeDriver,
+        volumes: VolumeUses,
+        files: FileUses,
         system: SystemCases,
         events: EventLog,
         operations: Operations,
@@ -58,6 +58,7 @@ class LocalEngine:
         self._output = output
         self._execs = execs
         self._volumes = volumes
+        self._files = files
         self._system = system
         self._events = events
         self._operations = operations
@@ -170,18 +171,16 @@ class LocalEngine:
         """See Engine.exec_kill."""
         await self._execs.kill(exec_id, signal)
 
-    # Volumes
-    async def list_volumes(self) -> list[Volume]:
-        """See Engine.list_volumes."""
-        return list(self._volumes.list())
+    # Volumes and files of clients
+    @property
+    def volumes(self) -> VolumeUses:
+        """See Engine.volumes."""
+        return self._volumes
 
-    async def volume_path(self, name: str) -> str:
-        """See Engine.volume_path."""
-        return str(self._volumes.path(name))
-
-    async def remove_volume(self, name: str) -> None:
-        """See Engine.remove_volume."""
-        await self._volumes.remove(name)
+    @property
+    def files(self) -> FileUses:
+        """See Engine.files."""
+        return self._files
 
     # System
     async def info(self) -> HostInfo:

@@ -13,6 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from shoal.platform import Platform
+from shoald.engine.volume_ports import FileUses, VolumeUses
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
@@ -21,7 +22,6 @@ from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
 from shoald.model.log import LogQuery as LogQuery
 from shoald.model.log import LogRecord as LogRecord
-from shoald.model.snapshot import Volume
 from shoald.runtime.execbuffer import ExecOutput as ExecOutput
 from shoald.runtime.execspec import ExecRequest as ExecRequest
 
@@ -270,15 +270,14 @@ class Engine(Protocol):
     async def exec_kill(self, exec_id: str, signal: str) -> None:
         """Empty signal: SIGKILL. One that has ended is a success."""
 
-    # Volumes
-    async def list_volumes(self) -> list[Volume]:
-        """By name."""
+    # Volumes and files of clients
+    @property
+    def volumes(self) -> VolumeUses:
+        """What can be done with volumes."""
 
-    async def volume_path(self, name: str) -> str:
-        """Directory on the host."""
-
-    async def remove_volume(self, name: str) -> None:
-        """Delete."""
+    @property
+    def files(self) -> FileUses:
+        """What can be done with files of clients."""
 
     # System
     async def info(self) -> HostInfo:

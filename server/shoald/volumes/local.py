@@ -58,6 +58,7 @@ class LocalVolumes:
         anonymous: bool = False,
         labels: Mapping[str, str] | None = None,
         options: Mapping[str, str] | None = None,
+        exact: bool = False,
     ) -> tuple[Volume, bool]:
         """The volume, made if it is not there; the bool tells that it was made now (and is empty).
 
@@ -65,7 +66,7 @@ class LocalVolumes:
         Raises InvalidArgument (INVALID_VOLUME_NAME, INVALID_VOLUME_OPTION), AlreadyExists (VOLUME_EXISTS),
         ResourceExhausted (DISK_FULL).
         """
-        self.check(name, options or {}, empty_is_new=False)
+        self.check(name, options or {}, empty_is_new=False, exact=exact)
         # No await between the question and the row: two callers never both make it.
         volume = self._md.volumes.get(name)
         if volume is not None:
@@ -79,8 +80,8 @@ class LocalVolumes:
         await in_thread(self._md.flush)
         return volume, empty
 
-    def check(self, name: str, options: Mapping[str, str], *, empty_is_new: bool = True) -> None:
-        """See VolumeDriver.check."""
+    def check(self, name: str, options: Mapping[str, str], *, empty_is_new: bool = True, exact: bool = False) -> None:
+        """See VolumeDriver.check. `exact`: a volume with options is none without."""
         if not (empty_is_new and not name) and (not _NAME.fullmatch(name) or len(name) > _MAX_NAME):
             raise InvalidArgument(
                 f"invalid volume name {name[:_MAX_NAME]!r}",
@@ -89,7 +90,7 @@ class LocalVolumes:
             )
         volume_mount(options)
         volume = self._md.volumes.get(name)
-        if volume is not None and options and dict(volume.options) != dict(options):
+        if volume is not None and (options or exact) and dict(volume.options) != dict(options):
             raise AlreadyExists(
                 f"volume {name} exists already, with other options",
                 reason="VOLUME_EXISTS",

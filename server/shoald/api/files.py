@@ -1,0 +1,98 @@
+"""shoal.v1.FileService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from shoal.v1 import file_pb2 as pb
+from shoal.v1 import file_pb2_grpc
+from shoald.api.checks import invalid, required
+from shoald.api.streams import Context
+from shoald.engine.ports import Engine
+from shoald.model.file import TreeEntry
+
+_MAX_CHUNK_BYTES = 1 << 20
+
+
+class FileService(file_pb2_grpc.FileServiceServicer):
+    """Thin: decode, call the engine, encode."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def Missing(self, request: pb.FileServiceMissingRequest, context: Context) -> pb.FileServiceMissingResponse:
+        return pb.FileServiceMissingResponse(digests=self._engine.files.missing(list(request.digests)))
+
+    async def Put(
+        self, requests: AsyncIterator[pb.FileServicePutRequest], context: Context
+    ) -> pb.FileServicePutResponse:
+        blobs = _Blobs(requests)
+        while (begin := await blobs.begin()) is not None:
+            await self._engine.files.put(required("begin.digest", begin.digest), begin.size_bytes, blobs.chunks())
+        return pb.FileServicePutResponse()
+
+    async def Assemble(
+        self, request: pb.FileServiceAssembleRequest, context: Context
+    ) -> pb.FileServiceAssembleResponse:
+        entries = [_entry(each) for each in request.entries]
+        return pb.FileServiceAssembleResponse(digest=await self._engine.files.assemble(entries))
+
+    async def Replace(self, request: pb.FileServiceReplaceRequest, context: Context) -> pb.FileServiceReplaceResponse:
+        await self._engine.files.replace(
+            required("name", request.name), required("target", request.target), required("digest", request.digest)
+        )
+        return pb.FileServiceReplaceResponse()
+
+    async def PutSecret(
+        self, request: pb.FileServicePutSecretRequest, context: Context
+    ) -> pb.FileServicePutSecretResponse:
+        if bool(request.container) != bool(request.target):
+            raise invalid("target", "goes with container, and container with target")
+        handle = await self._engine.files.put_secret(request.value, request.mode, request.container, request.target)
+        return pb.FileServicePutSecretResponse(handle=handle)
+
+
+class _Blobs:
+    """The client's stream as blobs, one after the other."""
+
+    def __init__(self, requests: AsyncIterator[pb.FileServicePutRequest]) -> None:
+        self._requests = aiter(requests)
+        self._next: pb.FileServicePutRequest.Begin | None = None
+
+    async def begin(self) -> pb.FileServicePutRequest.Begin | None:
+        """The next blob; None at the end. Raises InvalidArgument (INVALID_FIELD)."""
+        if self._next is None:
+            message = await anext(self._requests, None)
+            if message is None:
+                return None
+            if message.WhichOneof("message") != "begin":
+                raise invalid("message", "a blob starts with begin")
+            return message.begin
+        begin, self._next = self._next, None
+        return begin
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes of the present one."""
+        async for message in self._requests:
+            match message.WhichOneof("message"):
+                case "begin":
+                    self._next = message.begin
+                    return
+                case "chunk":
+                    if len(message.chunk) > _MAX_CHUNK_BYTES:
+                        raise invalid("chunk", f"has {len(message.chunk)} bytes, more than {_MAX_CHUNK_BYTES}")
+                    yield message.chunk
+                case _:
+                    raise invalid("message", "is empty")
+
+
+def _entry(message: pb.FileServiceAssembleRequest.Entry) -> TreeEntry:
+    kind = message.WhichOneof("kind")
+    return TreeEntry(
+        path=message.path,
+        blob=message.blob if kind == "blob" else "",
+        link=message.link if kind == "link" else "",
+        directory=kind == "directory",
+        mode=message.mode,
+        modified_ns=message.modified_ns,
+    )
