@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from shoal.v1 import container_pb2 as pb
 from shoald.api.checks import invalid
 from shoald.api.codec_common import labels_of, ns_of, timestamp, timestamp_of_ns
-from shoald.api.codec_spec import KIND_NUMBERS, port, spec
-from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, LogBatch, LogQuery, LogRecord
+from shoald.api.codec_mounts import KIND_NUMBERS
+from shoald.api.codec_spec import port, spec
+from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, Grep, LogBatch, LogQuery, LogRecord
 from shoald.model.container import Container, ContainerState, MountKind, PullPolicy
 
 _STATES = {
@@ -124,7 +125,17 @@ def log_query_of(request: pb.ContainerServiceLogsRequest) -> LogQuery:
         stdout=both or pb.LogRecord.STREAM_STDOUT in request.streams,
         stderr=both or pb.LogRecord.STREAM_STDERR in request.streams,
         cursor=request.cursor,
+        grep=_grep_of(request),
+        raw=request.accept_raw,
     )
+
+
+def _grep_of(request: pb.ContainerServiceLogsRequest) -> Grep | None:
+    if not request.grep:
+        if request.grep_regex or request.grep_invert or request.grep_ignore_case:
+            raise invalid("grep", "is empty, but its options are set")
+        return None
+    return Grep(request.grep, request.grep_regex, request.grep_invert, request.grep_ignore_case)
 
 
 def records(values: Iterable[LogRecord]) -> list[pb.LogRecord]:
@@ -142,7 +153,7 @@ def records(values: Iterable[LogRecord]) -> list[pb.LogRecord]:
 
 def log_batch(value: LogBatch) -> pb.ContainerServiceLogsResponse:
     """As Logs sends it."""
-    return pb.ContainerServiceLogsResponse(records=records(value.records), cursor=value.cursor)
+    return pb.ContainerServiceLogsResponse(records=records(value.records), cursor=value.cursor, raw=value.raw)
 
 
 def attach_output(value: LogBatch | ExitStatus) -> pb.ContainerServiceAttachResponse:
@@ -150,5 +161,7 @@ def attach_output(value: LogBatch | ExitStatus) -> pb.ContainerServiceAttachResp
     if isinstance(value, ExitStatus):
         ended = pb.ContainerServiceAttachResponse.Exit(exit_code=value.exit_code, oom_killed=value.oom_killed)
         return pb.ContainerServiceAttachResponse(exit=ended)
-    output = pb.ContainerServiceAttachResponse.Output(records=records(value.records), cursor=value.cursor)
+    output = pb.ContainerServiceAttachResponse.Output(
+        records=records(value.records), cursor=value.cursor, raw=value.raw
+    )
     return pb.ContainerServiceAttachResponse(output=output)

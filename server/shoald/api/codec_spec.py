@@ -9,6 +9,7 @@ from shoal.platform import Platform
 from shoal.v1 import container_pb2 as pb
 from shoald.api.checks import invalid, required
 from shoald.api.codec_common import duration, platform, platform_of, seconds_of
+from shoald.api.codec_mounts import KIND_NUMBERS, mounts_of
 from shoald.model.container import (
     BlkioLimit,
     ContainerSpec,
@@ -30,7 +31,6 @@ _NETWORK = re.compile(r"(container:)?[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"[^=]+=.*", re.DOTALL)
 _MAX_PORT = 65535
 _BLKIO_LIMITS = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
-_MAX_MODE = 0o7777
 
 _POLICIES = {
     pb.RESTART_POLICY_NAME_UNSPECIFIED: RestartPolicyName.NO,
@@ -40,14 +40,6 @@ _POLICIES = {
     pb.RESTART_POLICY_NAME_UNLESS_STOPPED: RestartPolicyName.UNLESS_STOPPED,
 }
 _POLICY_NUMBERS = {name: number for number, name in _POLICIES.items()}
-_KINDS = {
-    pb.Mount.KIND_BIND: MountKind.BIND,
-    pb.Mount.KIND_VOLUME: MountKind.VOLUME,
-    pb.Mount.KIND_TMPFS: MountKind.TMPFS,
-    pb.Mount.KIND_CONTENT: MountKind.CONTENT,
-    pb.Mount.KIND_SECRET: MountKind.SECRET,
-}
-KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _PROTOCOLS = {
     pb.PortMapping.PROTOCOL_UNSPECIFIED: "tcp",
     pb.PortMapping.PROTOCOL_TCP: "tcp",
@@ -78,7 +70,7 @@ def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
         read_only=message.read_only,
         network=message.network or "bridge",
         ports=_ports_of(message),
-        mounts=_mounts_of(message),
+        mounts=mounts_of(message),
         resources=_resources_of(message.resources),
         restart_policy=policy,
         auto_remove=message.auto_remove,
@@ -175,45 +167,6 @@ def _port_of(message: pb.PortMapping) -> PortMapping:
         except ValueError:
             raise invalid("spec.ports.host_ip", f"{message.host_ip[:80]!r} is not an IPv4 address") from None
     return PortMapping(message.container_port, message.host_ip, message.host_port, _PROTOCOLS[message.protocol])
-
-
-def _mounts_of(message: pb.ContainerSpec) -> tuple[Mount, ...]:
-    mounts = tuple(_mount_of(mount) for mount in message.mounts)
-    targets = [mount.target.rstrip("/") for mount in mounts]
-    for target in targets:
-        if targets.count(target) > 1:
-            raise invalid("spec.mounts.target", f"{target!r} is mounted twice")
-    return mounts
-
-
-def _mount_of(message: pb.Mount) -> Mount:
-    kind = _KINDS.get(message.kind)
-    if kind is None:
-        raise invalid("spec.mounts.kind", "is missing")
-    if not message.target.startswith("/") or not message.target.strip("/"):
-        raise invalid("spec.mounts.target", f"{message.target[:80]!r} is not an absolute path below /")
-    if kind is MountKind.BIND and not message.source.startswith("/"):
-        raise invalid("spec.mounts.source", f"{message.source[:80]!r} is not an absolute path on the host")
-    if kind is MountKind.TMPFS and message.source:
-        raise invalid("spec.mounts.source", "a tmpfs has none")
-    sized = message.tmpfs_size_bytes or message.tmpfs_mode
-    if message.tmpfs_size_bytes < 0 or message.tmpfs_mode > _MAX_MODE or (sized and kind is not MountKind.TMPFS):
-        raise invalid("spec.mounts", "size must be 0 or more, mode at most 7777, and both go with tmpfs only")
-    return Mount(
-        kind=kind,
-        target=message.target,
-        source=message.source,
-        read_only=message.read_only,
-        tmpfs_size_bytes=message.tmpfs_size_bytes,
-        tmpfs_mode=message.tmpfs_mode,
-        propagation=message.propagation,
-        tmpfs_options=tuple(message.tmpfs_options),
-        no_copy=message.no_copy,
-        subpath=message.subpath,
-        volume_labels=dict(message.volume_labels),
-        volume_options=dict(message.volume_options),
-        content_digest=message.content_digest,
-    )
 
 
 def _resources_of(message: pb.Resources) -> Resources:
