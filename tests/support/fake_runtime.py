@@ -232,6 +232,14 @@ class FakeRuntime:
             raise FailedPrecondition("the container's standard input is closed", reason="STDIN_CLOSED")
         yield _Writer(process, self)
 
+    async def reopen_log(self, container_id: str) -> bool:
+        """A new, empty one."""
+        process = self.running.get(container_id)
+        if process is None:
+            return False
+        process.bundle.log_path.write_bytes(b"")
+        return True
+
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Noted in `FakeProcess.size`."""
         process = self.running.get(container_id)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidArgument, OutOfRange
 from shoald.model.log import LogBatch, LogQuery, LogRecord
-from shoald.runtime import log as log_module
+from shoald.runtime import logfile
 from shoald.runtime.log import end_cursor, read_log
 from shoald.runtime.logline import parse_records
 
@@ -56,7 +56,7 @@ def test_every_byte_comes_back(written: list[tuple[bytes, bool]], read_size: int
         assert b"".join(record.data for record in records if record.stderr is stream) == expected
     path = Path(f"/dev/shm/shoal-log-{os.getpid()}")
     path.write_bytes(data)
-    whole, log_module.BLOCK = log_module.BLOCK, block
+    whole, logfile.BLOCK = logfile.BLOCK, block
     try:
         batches = asyncio.run(read(path))
         assert [record for batch in batches for record in batch.records] == records
@@ -67,7 +67,7 @@ def test_every_byte_comes_back(written: list[tuple[bytes, bool]], read_size: int
             rest = asyncio.run(read(path, cursor=batch.cursor, tail=1, since_ns=START * 2))
             assert seen + [record for later in rest for record in later.records] == records
     finally:
-        log_module.BLOCK = whole
+        logfile.BLOCK = whole
         path.unlink()
 
 
@@ -148,7 +148,7 @@ async def test_batches_are_bounded(tmp_path: Path) -> None:
 
 
 async def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_module, "BLOCK", 100)
+    monkeypatch.setattr(logfile, "BLOCK", 100)
     path = tmp_path / "log"
     path.write_bytes(write_as_conmon(b"a\n") + b"z" * 1000 + b"\n" + write_as_conmon(b"b\n") + b"z" * 1000)
     assert joined(await read(path)) == b"a\nb\n"
@@ -157,15 +157,17 @@ async def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: py
 async def test_bad_cursors(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(write_as_conmon(b"a\nb\n"))
-    for cursor in ("x", "1", "1:2:3", "-1:0", ":", "g:1", "1" * 50 + ":1"):
+    for cursor in ("x", "1", "1:2", "1:2:3:4", "-1:0:0", "::", "g:1:1", "1_0:0:0", "1" * 50 + ":1:1"):
         with pytest.raises(InvalidArgument):
             await read(path, cursor=cursor)
     inode = path.stat().st_ino
-    for cursor in (f"{inode:x}:3", f"{inode:x}:ffffff", f"{inode + 1:x}:0"):
+    tag = end_cursor(path).rpartition(":")[2]
+    size = f"{path.stat().st_size:x}"
+    for cursor in (f"{inode:x}:3:{tag}", f"{inode:x}:ffffff:{tag}", f"{inode + 1:x}:0:0", f"{inode:x}:{size}:1"):
         with pytest.raises(OutOfRange):
             await read(path, cursor=cursor)
     assert joined(await read(path, cursor=end_cursor(path))) == b""
-    assert joined(await read(path, cursor=f"{inode:x}:0")) == b"a\nb\n"
+    assert joined(await read(path, cursor=f"{inode:x}:0:0")) == b"a\nb\n"
 
 
 async def test_no_log_yet(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ async def attach(engine: Engine, requests: AsyncIterator[pb.ContainerServiceAtta
     start = first.start
     note(start)
     session = await engine.attach(
-        required("start.name", start.name), start.cursor, start.stdout, start.stderr, start.stdin
+        required("start.name", start.name), start.cursor, start.stdout, start.stderr, start.stdin, start.accept_raw
     )
     try:
         attached = pb.ContainerServiceAttachResponse.Attached()

@@ -6,13 +6,12 @@ the output. Everything else of such a container is gone.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import OrderedDict
 from pathlib import Path
 
 from shoald.model.container import Container
+from shoald.runtime import logchain
 
 KEEP_S = 300.0
 KEEP_AT_MOST = 256
@@ -29,9 +28,8 @@ class Ghosts:
             stale.unlink()
 
     def remember(self, container: Container, log_path: Path) -> None:
-        """Keep the record, and move the log here."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(log_path, self.log_path(container.id))
+        """Keep the record, and move the log here, with the files before it."""
+        logchain.move(log_path, self.log_path(container.id))
         self._kept[container.id] = (time.monotonic(), container)
         self._forget_old()
 
@@ -60,5 +58,4 @@ class Ghosts:
             if at >= limit and len(self._kept) <= KEEP_AT_MOST:
                 return
             del self._kept[key]
-            with contextlib.suppress(FileNotFoundError):
-                self.log_path(key).unlink()
+            logchain.remove(self.log_path(key))

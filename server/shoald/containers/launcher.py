@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
-from shoald.containers.etc import EtcFiles, write_etc
+from shoald.containers.equipment import equipment, place_nodes
+from shoald.containers.etc import EtcFiles, shared_etc, write_etc
 from shoald.containers.logging import journal_tag, rotation_of
+from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Placed, Places
 from shoald.host.blocking import in_thread, to_end
 from shoald.host.mounts import unmount
@@ -26,7 +28,9 @@ from shoald.host.trees import remove_tree
 from shoald.model.container import Container, LogConfig, PortMapping
 from shoald.network.ports import Endpoint, NetworkDriver
 from shoald.runtime import logchain
+from shoald.runtime.devices import Equipment
 from shoald.runtime.journal import check_journal
+from shoald.runtime.namespaces import Joined
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
 from shoald.runtime.rotation import LogRotator
 from shoald.runtime.spec import ResolvedUser
@@ -37,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 IN_BUNDLE_ROOTFS = "rootfs"
 IN_BUNDLE_MOUNTS = "mounts"
+DEVICES = "devices"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Prepared:
     places: Sequence[Placed]
     etc: EtcFiles
     endpoint: Endpoint | None
+    joined: Mapping[str, Joined] = field(default_factory=dict)
+    equipment: Equipment = field(default_factory=Equipment)
+    device_sources: Sequence[str] = ()
+    shm_source: str = ""
 
 
 class Launcher:
@@ -74,8 +83,12 @@ class Launcher:
         state_dir: Path,
         run_dir: Path,
         configure: Callable[[Prepared], dict[str, Any]],
+        neighbours: Neighbours,
+        userns_size: int = 65536,
     ) -> None:
         """`configure` makes the OCI configuration (pure)."""
+        self.neighbours = neighbours
+        self._userns_size = userns_size
         self._runtime = runtime
         self._snapshots = snapshots
         self._network = network
@@ -149,10 +162,19 @@ class Launcher:
         # Unmounting syncs the whole file system below the layer: not for one that is thrown away, or committed later.
         throw_away = container.spec.auto_remove
         await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base, volatile=throw_away)
-        user = resolve_user(container.process.user, rootfs)
+        user = resolve_user(container.process.user, rootfs, container.spec.group_add)
         places = await self.places.place(container, user, bundle_dir / IN_BUNDLE_MOUNTS)
-        etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
-        config = self._configure(Prepared(container, rootfs, user, places, etc, endpoint))
+        joined = self.neighbours.joined(container)
+        if "network" in joined:
+            etc = shared_etc(self.state_path(joined["network"].container_id))
+        else:
+            etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
+        asked = equipment(container.spec)
+        nodes = self._place_nodes(container, asked, bundle_dir / IN_BUNDLE_MOUNTS)
+        shm = self.neighbours.share_shm(container)
+        config = self._configure(
+            Prepared(container, rootfs, user, places, etc, endpoint, joined, asked, nodes, shm_source=shm)
+        )
         created = await self._runtime.create(
             Bundle(
                 container_id=container.id,
@@ -164,11 +186,17 @@ class Launcher:
                 journal_tag=journal_tag(container.spec.log),
             )
         )
+        self.neighbours.still(joined)
         if endpoint is not None:
             await self._network.connect(container.id, created.pid)
         await self._runtime.start(container.id)
         address = endpoint.ip_address if endpoint else ""
         return Launched(created.pid, created.pid_start_time, address, ports)
+
+    def _place_nodes(self, container: Container, asked: Equipment, directory: Path) -> Sequence[str]:
+        if asked.nodes and container.userns_base:
+            directory.mkdir(mode=0o711, exist_ok=True)
+        return place_nodes(container, asked.nodes, directory / DEVICES, self._userns_size)
 
     async def started(self, container_id: str) -> bool:
         """For one that an earlier daemon created: whether its process was started too (else it waits for ever)."""

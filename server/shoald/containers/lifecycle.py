@@ -102,6 +102,7 @@ class Lifecycle:
             ip_address=launched.ip_address,
             ports=launched.ports,
         )
+        self.launcher.keep_log(container)
         self.event(container, "start")
         self.watch.changed(container.id)
         return container
@@ -208,7 +209,7 @@ class Lifecycle:
             container = self._md.containers.update(
                 container_id,
                 restart_count=container.restart_count + 1,
-                log_start=self.launcher.log_size(container_id),
+                log_cursor=self.launcher.log_end(container_id),
             )
             decision = after_exit(container, _FAILED, 0.0, self._delays.get(container_id, 0.0))
             again = decision.next is Next.RESTART

@@ -11,8 +11,12 @@ import signal as signals
 from collections.abc import Mapping, Sequence
 
 from shoal.errors import InvalidArgument
+from shoald.containers.isolation import check_isolation
+from shoald.containers.limits import check_limits
+from shoald.containers.logging import check_log
 from shoald.model.container import ContainerSpec, Mount, MountKind, Process
 from shoald.oci.config import ImageConfig
+from shoald.runtime.namespaces import JOIN
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -87,7 +91,7 @@ def check_spec(spec: ContainerSpec) -> None:
         )
     if spec.hostname and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname)):
         raise InvalidArgument(f"invalid hostname: {spec.hostname}", reason="INVALID_HOSTNAME")
-    if spec.network not in ("bridge", "host", "none"):
+    if spec.network not in ("bridge", "host", "none") and not spec.network.startswith(JOIN):
         raise InvalidArgument(
             f"unknown network {spec.network!r}", reason="UNKNOWN_NETWORK", hint="use bridge, host or none"
         )
@@ -107,8 +111,10 @@ def check_spec(spec: ContainerSpec) -> None:
         )
     if spec.auto_remove and spec.restart_policy.name != "no":
         raise InvalidArgument("--rm and --restart exclude each other", reason="INVALID_RESTART_POLICY")
+    check_log(spec.log)
     _check_strings(spec)
     _check_numbers(spec)
+    check_isolation(spec)
     check_mounts(spec.mounts)
 
 
@@ -129,13 +135,7 @@ def _check_strings(spec: ContainerSpec) -> None:
 
 
 def _check_numbers(spec: ContainerSpec) -> None:
-    resources = spec.resources
-    if resources.memory_bytes and resources.memory_bytes < 6 << 20:
-        raise InvalidArgument("minimum memory limit allowed is 6MB", reason="INVALID_MEMORY")
-    if resources.nano_cpus < 0 or (0 < resources.nano_cpus < 10_000_000):
-        raise InvalidArgument("the processor limit must be at least 0.01", reason="INVALID_CPUS")
-    if resources.pids_limit < -1:
-        raise InvalidArgument(f"invalid pids limit {resources.pids_limit}", reason="INVALID_PIDS")
+    check_limits(spec.resources)
     if spec.restart_policy.max_retries < 0 or (
         spec.restart_policy.max_retries and spec.restart_policy.name != "on-failure"
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -34,6 +34,7 @@ from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, MountKind
 from shoald.model.image import Image
+from shoald.runtime.namespaces import without_user_namespace
 from shoald.runtime.ports import ContainerRuntime, Exit
 from shoald.runtime.rotation import LogRotator
 from shoald.snapshots.ports import Snapshotter
@@ -72,7 +73,10 @@ class Supervisor:
         ghosts: Ghosts,
         publish: Publish,
         userns: UsernsRange,
+        admit: Callable[[ContainerSpec], None],
     ) -> None:
+        """`admit` refuses what this host can't do."""
+        self._admit = admit
         self._md = md
         self._launcher = launcher
         self._runtime = runtime
@@ -90,6 +94,8 @@ class Supervisor:
         A create that fails or is cancelled undoes itself.
         """
         check_spec(spec)
+        spec = self._launcher.neighbours.resolve(spec)
+        self._admit(spec)
         self._launcher.check_log(spec.log)
         container = self._insert(self._planned(request_id, spec, image))
         async with self._life.locks.get(container.id):
@@ -120,15 +126,17 @@ class Supervisor:
             created_at=datetime.now(UTC),
             userns_base=0,
             snapshot_id="",
-            hostname=spec.hostname or container_id[:12],
+            hostname=spec.hostname or self._launcher.neighbours.host_name(spec) or container_id[:12],
             stop_signal=stop_signal_of(spec, image.config),
             stop_timeout_s=DEFAULT_STOP_TIMEOUT_S if spec.stop_timeout_s is None else spec.stop_timeout_s,
         )
 
     def _insert(self, container: Container) -> Container:
         with self._md.transaction():
-            if not container.spec.userns:
-                base = self._md.containers.allocate_userns(self._userns.base, self._userns.size, self._userns.slots)
+            if not without_user_namespace(container.spec):
+                base = self._launcher.neighbours.userns_base(container.spec)
+                if base is None:
+                    base = self._md.containers.allocate_userns(self._userns.base, self._userns.size, self._userns.slots)
                 container = replace(container, userns_base=base)
             self._md.containers.insert(container)
         return container

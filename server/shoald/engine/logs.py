@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from shoald.engine.ports import ExitStatus
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerState
 from shoald.model.log import LogBatch, LogQuery
-from shoald.runtime.log import cursor_at, end_cursor, read_log
+from shoald.runtime import logchain
+from shoald.runtime.journal import read_journal
+from shoald.runtime.log import LogReader, read_log
+from shoald.runtime.loggrep import matcher
 from shoald.runtime.ports import ContainerRuntime, StdinWriter
 
-RUNNING = (ContainerState.RUNNING, ContainerState.RESTARTING)
+RUNNING = (ContainerState.RUNNING, ContainerState.RESTARTING, ContainerState.PAUSED)
 
 
 class OutputCases:
@@ -36,31 +39,39 @@ class OutputCases:
         self._runtime = runtime
         self._find = find
         self._log_path = log_path
+        self._rotator = supervisor.logs
 
     async def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogBatch]:
         """See engine.ports.Engine.logs. Following ends when the container does not run and all was read."""
         container = self._find(name)
-        if not query.follow:
-            async with aclosing(read_log(self._path(container.id), query)) as batches:
-                async for batch in batches:
-                    yield batch
-            return
+        if query.grep is not None:
+            matcher(query.grep)  # a pattern that is no good is told before anything else
+        if container.spec.log.driver == "none":
+            raise FailedPrecondition(
+                f"container {container.name} keeps no log: its log driver is none",
+                reason="NO_LOG",
+                hint="shoal attach shows new output",
+            )
+        read = read_journal if container.spec.log.driver == "journald" else self._read
         async with (
             self._finished(container.id) as finished,
-            aclosing(read_log(self._path(container.id), query, finished=finished)) as batches,
+            aclosing(read(container.id, query, finished)) as batches,
         ):
             async for batch in batches:
                 yield batch
 
-    async def attach(self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool) -> Attachment:
+    async def attach(
+        self, name: str, cursor: str, stdout: bool, stderr: bool, stdin: bool, raw: bool = False
+    ) -> Attachment:
         """See engine.ports.Engine.attach."""
         container = self._find(name)
         path = self._path(container.id)
         if cursor == "start":
-            cursor = cursor_at(path, container.log_start)
+            # What this run wrote first may be rotated away: then all that is there is of this run.
+            cursor = container.log_cursor if logchain.holds(path, container.log_cursor) else ""
         elif not cursor:
-            cursor = end_cursor(path)
-        query = LogQuery(follow=True, cursor=cursor, stdout=stdout, stderr=stderr)
+            cursor = logchain.end_cursor(path)
+        query = LogQuery(follow=True, cursor=cursor, stdout=stdout, stderr=stderr, raw=raw)
         writer = None
         stack = AsyncExitStack()
         if stdin:
@@ -105,11 +116,20 @@ class OutputCases:
             watching.cancel()
             await asyncio.wait([watching])
 
+    async def _read(
+        self, container_id: str, query: LogQuery, finished: asyncio.Event
+    ) -> AsyncGenerator[LogBatch, None]:
+        reader = LogReader(lambda: self._path(container_id), query)
+        with self._rotator.reading(container_id, lambda: reader.sequence):
+            async with aclosing(read_log(reader, query, finished=finished)) as batches:
+                async for batch in batches:
+                    yield batch
+
     async def output(self, container_id: str, query: LogQuery) -> AsyncIterator[LogBatch | ExitStatus]:
         """The output, then the exit."""
         async with (
             self._finished(container_id) as finished,
-            aclosing(read_log(self._path(container_id), query, finished=finished)) as batches,
+            aclosing(self._read(container_id, query, finished)) as batches,
         ):
             async for batch in batches:
                 yield batch

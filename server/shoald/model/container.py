@@ -280,8 +280,8 @@ class Container(Struct, frozen=True):
     """While it runs on a bridge, else empty."""
     ports: tuple[PortMapping, ...] = ()
     """Published ports with the addresses and numbers in use; empty unless it runs."""
-    log_start: int = 0
-    """Bytes of the log that earlier runs wrote: output of this run begins there."""
+    log_cursor: str = ""
+    """The end of what earlier runs wrote to the log: output of this run begins there. Empty: at the log's beginning."""
     restart_count: int = 0
     health: Health | None = None
     """None: it has no health check."""

@@ -15,10 +15,23 @@ class LogRecord(Struct, frozen=True, gc=False):
 
 
 class LogBatch(Struct, frozen=True):
-    """Records and the cursor that resumes after the last of them."""
+    """Records and the cursor that resumes after the last of them.
+
+    `raw` instead of `records`, for a reader who takes it: whole lines of the log as they are (runtime.logline).
+    """
 
     records: tuple[LogRecord, ...]
     cursor: str
+    raw: bytes = b""
+
+
+class Grep(Struct, frozen=True):
+    """Which lines are wanted: those that hold `pattern`, a regular expression (RE2's) where `regex`."""
+
+    pattern: str
+    regex: bool = False
+    invert: bool = False
+    ignore_case: bool = False
 
 
 class LogQuery(Struct, frozen=True):
@@ -31,3 +44,6 @@ class LogQuery(Struct, frozen=True):
     stdout: bool = True
     stderr: bool = True
     cursor: str = ""
+    grep: Grep | None = None
+    raw: bool = False
+    """The reader takes raw batches; it gets them when no line has to be looked at."""

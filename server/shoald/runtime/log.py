@@ -1,201 +1,91 @@
-"""Reading a container's log: from a cursor, the last lines, or the start; to its end, or as it grows.
+"""Reading a container's log: from a cursor, the last lines, or the start; to its end, or as it grows, across rotations.
 
-A cursor is `INODE:OFFSET` in hex, the place after a whole line. Memory is bounded by one block.
+Memory is bounded by one block, and by one line where lines are searched.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from asyncinotify import Inotify, Mask
 
-from shoal.errors import InvalidArgument, OutOfRange
+from shoal.errors import OutOfRange
 from shoald.model.log import LogBatch, LogQuery, LogRecord
-from shoald.runtime.logline import line_ends, parse_records
-
-BLOCK = 256 << 10
-"""Bytes read at once: no batch holds more."""
+from shoald.runtime import logchain
+from shoald.runtime.logchain import end_cursor as end_cursor
+from shoald.runtime.logfile import LogFile
+from shoald.runtime.loggrep import HOLD_S, LineFilter
+from shoald.runtime.logline import parse_records, parse_spans
 
 _INLINE = 64 << 10
 """Up to so many bytes are read without a thread: they were just written."""
 
+_SIGN_OF_LIFE = 8 << 20
+"""After so many bytes without a wanted line, a batch without records tells how far the reader is."""
 
-@dataclass(slots=True)
-class LogFile:
-    """An open log."""
-
-    fd: int
-    inode: int
-
-    @classmethod
-    def open(cls, path: Path) -> LogFile | None:
-        """None when there is no log yet."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        return cls(fd, os.fstat(fd).st_ino)
-
-    def size(self) -> int:
-        """Bytes now."""
-        return os.fstat(self.fd).st_size
-
-    def close(self) -> None:
-        """Close."""
-        os.close(self.fd)
-
-    def cursor(self, offset: int) -> str:
-        """The cursor for a place in this file."""
-        return f"{self.inode:x}:{offset:x}"
-
-    def offset(self, cursor: str) -> int:
-        """The place of a cursor. Raises InvalidArgument (INVALID_CURSOR), OutOfRange (CURSOR_EXPIRED)."""
-        inode, offset = _split(cursor)
-        if inode != self.inode or offset > self.size() or (offset and os.pread(self.fd, 1, offset - 1) != b"\n"):
-            raise OutOfRange("this log was replaced since the cursor was given", reason="CURSOR_EXPIRED")
-        return offset
-
-    def block(self, offset: int) -> tuple[bytes, int]:
-        """(whole lines from `offset`, the offset after them); nothing when no whole line is there yet.
-
-        A line longer than a block (the monitor never writes one) is passed over.
-        """
-        data = os.pread(self.fd, BLOCK, offset)
-        end = data.rfind(b"\n") + 1
-        if end or len(data) < BLOCK:
-            return data[:end], offset + end
-        while data and b"\n" not in data:
-            offset += len(data)
-            data = os.pread(self.fd, BLOCK, offset)
-        skipped = data.find(b"\n") + 1
-        return (b"", offset + skipped) if data else (b"", offset)
-
-    def tail_offset(self, lines: int, *, stdout: bool, stderr: bool) -> int:
-        """The place before the last `lines` lines of the wanted streams; an unfinished last line counts as one."""
-        end = self.size()
-        if lines <= 0:
-            return _line_start(self.fd, end)
-        end = _line_start(self.fd, end)
-        last = parse_records(os.pread(self.fd, min(end, _INLINE), max(0, end - _INLINE)))
-        wanted = [r for r in last if (r.stderr and stderr) or (not r.stderr and stdout)]
-        remaining = lines - 1 if wanted and wanted[-1].partial else lines
-        while end > 0:
-            # Blocks overlap nothing: each ends where a line starts.
-            start = _line_start(self.fd, max(0, end - BLOCK)) if end > BLOCK else 0
-            data = os.pread(self.fd, end - start, start)
-            ends = line_ends(data, stdout=stdout, stderr=stderr)
-            if len(ends) > remaining:
-                return start + ends[-1 - remaining]
-            remaining -= len(ends)
-            end = start
-        return 0
-
-
-def _line_start(fd: int, offset: int) -> int:
-    """The nearest start of a line at or before `offset`."""
-    while offset > 0:
-        size = min(offset, 4096)
-        data = os.pread(fd, size, offset - size)
-        newline = data.rfind(b"\n")
-        if newline >= 0:
-            return offset - size + newline + 1
-        offset -= size
-    return 0
-
-
-def _split(cursor: str) -> tuple[int, int]:
-    inode, colon, offset = cursor.partition(":")
-    with contextlib.suppress(ValueError):
-        if colon and len(cursor) <= 40:
-            numbers = int(inode, 16), int(offset, 16)
-            if min(numbers) >= 0:
-                return numbers
-    raise InvalidArgument(f"bad log cursor {cursor!r}", reason="INVALID_CURSOR")
-
-
-def end_cursor(path: Path) -> str:
-    """The cursor after the last whole line now; "" when there is no log."""
-    log = LogFile.open(path)
-    if log is None:
-        return ""
-    try:
-        return log.cursor(_line_start(log.fd, log.size()))
-    finally:
-        log.close()
-
-
-def cursor_at(path: Path, offset: int) -> str:
-    """The cursor for a place that is known to be the start of a line; "" (the beginning) when there is no log."""
-    log = LogFile.open(path)
-    if log is None:
-        return ""
-    try:
-        return log.cursor(min(offset, log.size()))
-    finally:
-        log.close()
+Locate = Callable[[], Path]
 
 
 async def read_log(
-    path: Path, query: LogQuery, *, finished: asyncio.Event | None = None
+    log: Path | LogReader, query: LogQuery, *, finished: asyncio.Event | None = None
 ) -> AsyncGenerator[LogBatch, None]:
     """Batches of the log (at most 256 KiB each). With `query.follow`, until `finished` is set and all is read.
 
     `finished` must be set only when the container's last output is in the log, which conmon's exit file tells. A cursor
-    makes `tail` and `since` count for nothing. Raises InvalidArgument (INVALID_CURSOR), OutOfRange (CURSOR_EXPIRED).
+    makes `tail` and `since` count for nothing. `log` is its path, or a reader of `query` that has not begun.
+    Raises InvalidArgument (INVALID_CURSOR, INVALID_PATTERN), OutOfRange (CURSOR_EXPIRED), the latter also in the middle
+    of a log that is rotated away faster than it is read.
     """
-    if not query.follow:
-        log = LogFile.open(path)
-        if log is None:
+    with contextlib.closing(log if isinstance(log, LogReader) else LogReader(lambda: log, query)) as reader:
+        if not query.follow:
+            async for batch in reader.batches():
+                yield batch
+            for batch in reader.rest():
+                yield batch
             return
-        try:
-            async with contextlib.aclosing(_Reader(log, query).batches()) as batches:
-                async for batch in batches:
-                    yield batch
-        finally:
-            log.close()
-        return
-    async with contextlib.aclosing(_follow(path, query, finished or asyncio.Event())) as batches:
-        async for batch in batches:
+        async for batch in _follow(reader, query, finished or asyncio.Event()):
             yield batch
 
 
-async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> AsyncGenerator[LogBatch, None]:
-    log: LogFile | None = None
-    reader: _Reader | None = None
+async def _follow(reader: LogReader, query: LogQuery, finished: asyncio.Event) -> AsyncIterator[LogBatch]:
     with Inotify() as inotify:
         # The directory, not the file: that may not be there yet. The watch is set before the first look.
+        path = reader.locate()
         inotify.add_watch(path.parent, Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO)
-        try:
-            while True:
-                last = finished.is_set() or _past(query)
-                log = log or LogFile.open(path)
-                if log is not None:
-                    reader = reader or _Reader(log, query)
-                    async with contextlib.aclosing(reader.batches()) as batches:
-                        async for batch in batches:
-                            yield batch
-                if last:
-                    return
-                await _changed(inotify, path, finished, query)
-        finally:
-            if log is not None:
-                log.close()
+        while True:
+            last = finished.is_set() or _past(query)
+            async for batch in reader.batches():
+                yield batch
+            if last:
+                for batch in reader.rest():
+                    yield batch
+                return
+            for batch in reader.overdue():
+                yield batch
+            await _changed(inotify, path.name, finished, _patience(query, reader))
 
 
 def _past(query: LogQuery) -> bool:
     return query.until_ns is not None and time.time_ns() > query.until_ns
 
 
-async def _changed(inotify: Inotify, path: Path, finished: asyncio.Event, query: LogQuery) -> None:
-    """Wait until the log grew, the container finished, or the time that was asked for is over."""
-    timeout = None if query.until_ns is None else max(0.0, (query.until_ns - time.time_ns()) / 1e9)
-    waits = [asyncio.ensure_future(_grown(inotify, path)), asyncio.ensure_future(finished.wait())]
+def _patience(query: LogQuery, reader: LogReader) -> float | None:
+    """Seconds until something is to be done though nothing is written."""
+    waits = []
+    if query.until_ns is not None:
+        waits.append((query.until_ns - time.time_ns()) / 1e9)
+    if reader.held_since:
+        waits.append(reader.held_since + HOLD_S - time.monotonic())
+    return max(0.0, min(waits)) if waits else None
+
+
+async def _changed(inotify: Inotify, name: str, finished: asyncio.Event, timeout: float | None) -> None:
+    """Wait until the log grew, the container finished, or the time is over."""
+    waits = [asyncio.ensure_future(_grown(inotify, name)), asyncio.ensure_future(finished.wait())]
     try:
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -204,54 +94,135 @@ async def _changed(inotify: Inotify, path: Path, finished: asyncio.Event, query:
         await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def _grown(inotify: Inotify, path: Path) -> None:
+async def _grown(inotify: Inotify, name: str) -> None:
     while True:
         event = await inotify.get()
-        if event.name is None or str(event.name) == path.name or event.mask & Mask.Q_OVERFLOW:
+        changed = "" if event.name is None else str(event.name)
+        if not changed or changed == name or changed.startswith(f"{name}.") or event.mask & Mask.Q_OVERFLOW:
             return
 
 
-class _Reader:
-    """Where one reader is in a log."""
+class LogReader:
+    """Where one reader is in a log. `locate` tells its path: the log of a container that is removed moves."""
 
-    def __init__(self, log: LogFile, query: LogQuery) -> None:
-        self.log = log
+    def __init__(self, locate: Locate, query: LogQuery) -> None:
+        self.locate = locate
         self._query = query
-        self._offset = self._first_offset()
+        self._file: LogFile | None = None
+        self._offset = 0
+        self._since_ns = None if query.cursor else query.since_ns
         everything = query.stdout and query.stderr and query.until_ns is None
-        self._filter = not everything or (query.since_ns is not None and not query.cursor)
+        self._filter = not everything or self._since_ns is not None
+        self._grep = LineFilter(query.grep) if query.grep is not None else None
+        self._raw = query.raw and not self._filter and self._grep is None
+        self._silent = 0
 
-    def _first_offset(self) -> int:
-        query = self._query
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def sequence(self) -> int:
+        """The number of the file that it reads; 0: it has not begun."""
+        return 0 if self._file is None else self._file.sequence
+
+    @property
+    def held_since(self) -> float:
+        """Since when records wait for the end of their line (monotonic); 0: none do."""
+        return 0.0 if self._grep is None else self._grep.held_since
+
+    def _begin(self) -> bool:
+        if self._file is None:
+            found = self._first()
+            if found is None:
+                return False
+            self._file, self._offset = found
+        return True
+
+    def _first(self) -> tuple[LogFile, int] | None:
+        query, path = self._query, self.locate()
         if query.cursor:
-            return self.log.offset(query.cursor)
+            return logchain.at_cursor(path, query.cursor)
         if query.tail is not None and query.tail >= 0:
-            return self.log.tail_offset(query.tail, stdout=query.stdout, stderr=query.stderr)
-        return 0
+            return logchain.tail(path, query.tail, stdout=query.stdout, stderr=query.stderr)
+        file = logchain.opened(path, 0) if self._since_ns is None else logchain.since(path, self._since_ns)
+        return None if file is None else (file, 0)
 
-    async def batches(self) -> AsyncGenerator[LogBatch, None]:
-        """What is there from the current place on, up to the size of now."""
-        end = self.log.size()
-        while self._offset < end:
-            if end - self._offset > _INLINE:
-                records, offset = await asyncio.to_thread(self._read)
-            else:
-                records, offset = self._read()
-            if offset == self._offset:
+    async def batches(self) -> AsyncIterator[LogBatch]:
+        """What is there from the current place on, up to the present end."""
+        if self._file is None and not await asyncio.to_thread(self._begin):
+            return
+        while self._file is not None:
+            # In this order: a file that has a successor grows no more.
+            following: LogFile | None = None
+            gap: OutOfRange | None = None
+            try:
+                following = logchain.successor(self.locate(), self._file)
+            except OutOfRange as error:
+                gap = error  # what is left of this file comes first
+            try:
+                async for batch in self._rest_of_file():
+                    yield batch
+            except BaseException:
+                if following is not None:
+                    following.close()
+                raise
+            if gap is not None:
+                raise gap
+            if following is None:
                 return
-            self._offset = offset
-            if records:
-                yield LogBatch(tuple(records), self.log.cursor(offset))
+            self._file.close()
+            self._file, self._offset = following, 0
 
-    def _read(self) -> tuple[list[LogRecord], int]:
-        data, offset = self.log.block(self._offset)
-        records = parse_records(data)
-        return ([record for record in records if self._wanted(record)] if self._filter else records), offset
+    async def _rest_of_file(self) -> AsyncIterator[LogBatch]:
+        assert self._file is not None
+        end = self._file.size()
+        while self._offset < end:
+            before = self._offset
+            if end - before > _INLINE:
+                batch = await asyncio.to_thread(self._read)
+            else:
+                batch = self._read()
+            if self._offset == before:
+                return
+            self._silent += self._offset - before
+            if batch.records or batch.raw or self._silent >= _SIGN_OF_LIFE:
+                self._silent = 0
+                yield batch
+
+    def _read(self) -> LogBatch:
+        assert self._file is not None
+        file, before = self._file, self._offset
+        data, self._offset = file.block(before)
+        if self._raw:
+            return LogBatch((), file.cursor(self._offset), data)
+        if self._grep is None:
+            records = parse_records(data)
+            if self._filter:
+                records = [record for record in records if self._wanted(record)]
+            return LogBatch(tuple(records), file.cursor(self._offset))
+        spans = ((record, start) for record, start in parse_spans(data) if self._wanted(record))
+        found = self._grep.feed((record, lambda at=before + start: file.cursor(at)) for record, start in spans)  # type: ignore[misc]
+        return LogBatch(tuple(found), self._grep.first_held_at or file.cursor(self._offset))
+
+    def overdue(self) -> Iterator[LogBatch]:
+        """Records that have waited long enough for the end of their line."""
+        if self.held_since and time.monotonic() - self.held_since >= HOLD_S:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[LogBatch]:
+        """All records that still wait."""
+        if self._grep is not None and self._file is not None and self._grep.held_since:
+            records = self._grep.flush()
+            if records:
+                yield LogBatch(tuple(records), self._file.cursor(self._offset))
 
     def _wanted(self, record: LogRecord) -> bool:
         query = self._query
         if not (query.stderr if record.stderr else query.stdout):
             return False
-        if query.since_ns is not None and not query.cursor and record.time_ns < query.since_ns:
+        if self._since_ns is not None and record.time_ns < self._since_ns:
             return False
         return query.until_ns is None or record.time_ns <= query.until_ns

@@ -33,6 +33,12 @@ def parse_records(lines: bytes) -> list[LogRecord]:
     ]
 
 
+def parse_spans(lines: bytes) -> list[tuple[LogRecord, int]]:
+    """As `parse_records`, each with the offset where its line starts."""
+    starts = [match.start() for match in _LINE.finditer(lines)]
+    return list(zip(parse_records(lines), starts, strict=True))
+
+
 def _remember(times: dict[bytes, int], seconds: dict[bytes, int], time: bytes) -> int:
     whole = time[:19] + time[29:]
     start = seconds.get(whole)

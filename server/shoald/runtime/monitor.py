@@ -50,6 +50,9 @@ class Monitor:
         argv += ["-p", str(files.pid_file), "-P", str(files.monitor_pid_file)]
         argv += ["--exit-dir", str(self.run_directory.exits), "--persist-dir", str(files.directory)]
         # Without --no-sync-log every exit would wait for an fsync of the log.
+        if bundle.journal_tag is not None:
+            argv += ["-l", "journald"]
+            argv += ["--log-tag", bundle.journal_tag] if bundle.journal_tag else []
         argv += ["-l", f"k8s-file:{bundle.log_path}", "--no-sync-log", "--log-level", "error"]
         argv += [f"--runtime-arg={argument}" for argument in self.runtime_options(files)]
         if bundle.stdin_open:

@@ -24,6 +24,8 @@ class Bundle(Struct, frozen=True):
     log_path: Path
     tty: bool
     stdin_open: bool
+    journal_tag: str | None = None
+    """Output goes to the host's journal too, under this tag ("": none); None: it does not."""
 
 
 class Created(Struct, frozen=True):
@@ -105,6 +107,10 @@ class ContainerRuntime(Protocol):
         Leaving the context ends nothing for the container or for other clients; only close() does. Raises
         FailedPrecondition (NOT_RUNNING, STDIN_CLOSED).
         """
+
+    async def reopen_log(self, container_id: str) -> bool:
+        """Have the monitor close its log and make a new one at the same path, which must not be there: what is there is
+        thrown away. False when the monitor is gone. It is done when the path is there."""
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size. Raises FailedPrecondition (NOT_RUNNING)."""

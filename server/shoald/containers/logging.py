@@ -1,0 +1,84 @@
+"""Drivers of container logs and their options; pure.
+
+`local` has the options of Docker's driver of that name; sizes as Docker writes them (units of 1024).
+"""
+
+from __future__ import annotations
+
+import re
+
+from shoal.errors import InvalidArgument
+from shoald.model.container import LogConfig
+from shoald.runtime.rotation import Rotation
+
+DEFAULT = Rotation()
+UNKEPT = Rotation(max_bytes=1 << 20, max_files=2, kept=False)
+"""What is written for those who are attached, where the driver keeps nothing that can be read from a file."""
+
+_OPTIONS = {
+    "local": ("max-size", "max-file", "labels", "env"),
+    "journald": ("tag", "labels", "env"),
+    "none": (),
+}
+_SIZE = re.compile(r"(\d{1,15})(?:([kmgt])(?:i?b)?|b)?")
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_SMALLEST = 4096
+_MOST_FILES = 1000
+
+
+def check_log(config: LogConfig) -> None:
+    """Raises InvalidArgument (INVALID_LOG_DRIVER, INVALID_LOG_OPTION)."""
+    known = _OPTIONS.get(config.driver)
+    if known is None:
+        raise InvalidArgument(
+            f"unknown log driver {config.driver!r}",
+            reason="INVALID_LOG_DRIVER",
+            hint="choose local (which has json-file's max-size and max-file), journald or none",
+        )
+    for name, value in config.options.items():
+        if name not in known:
+            raise InvalidArgument(
+                f"unknown log option {name!r} for log driver {config.driver}",
+                reason="INVALID_LOG_OPTION",
+                hint=f"it knows {', '.join(known)}" if known else "it has no options",
+            )
+        if "\0" in value or "\n" in value:
+            raise InvalidArgument(f"log option {name} must be one line of text", reason="INVALID_LOG_OPTION")
+    rotation_of(config)
+
+
+def journal_tag(config: LogConfig) -> str | None:
+    """The tag in the journal ("": none); None where output does not go there."""
+    return config.options.get("tag", "") if config.driver == "journald" else None
+
+
+def rotation_of(config: LogConfig) -> Rotation:
+    """How the container's log is cut. Raises InvalidArgument (INVALID_LOG_OPTION)."""
+    if config.driver != "local":
+        return UNKEPT
+    options = config.options
+    max_bytes = _bytes(options["max-size"]) if "max-size" in options else DEFAULT.max_bytes
+    max_files = _count(options["max-file"]) if "max-file" in options else DEFAULT.max_files
+    return Rotation(max_bytes, max_files)
+
+
+def _bytes(text: str) -> int:
+    if text == "-1":
+        return 0
+    match = _SIZE.fullmatch(text.strip().lower())
+    size = int(match[1]) << _UNITS[match[2] or ""] if match else 0
+    if size < _SMALLEST:
+        raise InvalidArgument(
+            f"invalid log option max-size={text}",
+            reason="INVALID_LOG_OPTION",
+            hint="a size of at least 4k, such as 10m; -1 for no limit",
+        )
+    return size
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _MOST_FILES):
+        raise InvalidArgument(
+            f"invalid log option max-file={text}", reason="INVALID_LOG_OPTION", hint=f"a number from 1 to {_MOST_FILES}"
+        )
+    return int(text)
