@@ -23,6 +23,7 @@ from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
+from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Places
 from shoald.containers.populate import populate_from_image
 from shoald.containers.supervisor import Supervisor
@@ -140,9 +141,19 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             state_dir=root / "containers",
             run_dir=config.run_dir,
             configure=specs.configure,
+            neighbours=Neighbours(md, config.run_dir),
+            userns_size=config.userns.size,
         )
         supervisor = Supervisor(
-            md, launcher, runtime, snapshots, volumes, Ghosts(root / "tmp" / "ghosts"), events.publish, config.userns
+            md,
+            launcher,
+            runtime,
+            snapshots,
+            volumes,
+            Ghosts(root / "tmp" / "ghosts"),
+            events.publish,
+            config.userns,
+            specs.admission.check,
         )
         operations = Operations()
         store = ImageStore(md, content, snapshots, registry)
@@ -159,7 +170,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             log_path=lambda container_id: str(launcher.log_path(container_id)),
             volume_path=lambda name: str(volumes.path(name)),
             userns_size=config.userns.size,
-            unenforced=specs.unenforced,
+            warnings=specs.admission.warnings,
             metrics=metrics,
         )
         output = OutputCases(md, supervisor, runtime, containers.find, launcher.log_path)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shoal.errors import FailedPrecondition
+from shoald.containers.admission import Admission, host_limits
 from shoald.containers.launcher import Prepared
+from shoald.containers.places import Placed
 from shoald.host.cgroups import Cgroups
 from shoald.host.kernel import kernel_version
-from shoald.host.seccomp import DEFAULT_PROFILE, linux_seccomp, load_profile, tightened
-from shoald.model.container import Resources
-from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
+from shoald.host.seccomp import DEFAULT_PROFILE, load_profile, tightened
 from shoald.runtime.masked import thermal_paths
 from shoald.runtime.mounts import RECURSIVE_READ_ONLY_KERNEL, ContainerFiles, HostMount
-from shoald.runtime.resources import HostLimits, unenforced
+from shoald.runtime.security import UNCONFINED
 from shoald.runtime.spec import SpecInput, runtime_config
 
-UNCONFINED = "unconfined"
 INIT_PROGRAMS = ("catatonit", "tini-static", "tini", "docker-init")
 """Programs for `--init`, the best first."""
-_CAP_SYS_RESOURCE = 24
 
 
 def seccomp_of(profile: str) -> tuple[Mapping[str, Any] | None, str]:
-    """The filter for containers with default capabilities, and a warning ("" for none).
+    """The profile for containers, and a warning ("" for none).
 
     `profile` is a path, "" for the default (tightened), "unconfined" for none. Raises FailedPrecondition
     (NO_SECCOMP_PROFILE): no container runs without a filter unless the configuration says so.
@@ -41,8 +37,7 @@ def seccomp_of(profile: str) -> tuple[Mapping[str, Any] | None, str]:
             reason="NO_SECCOMP_PROFILE",
             hint='to run containers without a filter, set runtime.seccomp_profile to "unconfined"',
         )
-    document = loaded.document if profile else tightened(loaded.document)
-    return linux_seccomp(document, DEFAULT_CAPABILITIES, os.uname().machine, kernel_version()), loaded.warning
+    return loaded.document if profile else tightened(loaded.document), loaded.warning
 
 
 class SpecMaker:
@@ -53,11 +48,11 @@ class SpecMaker:
     ) -> None:
         self._cgroup_parent = cgroup_parent.rstrip("/")
         self._userns_size = userns_size
-        self._seccomp = seccomp
         self._init_path = init_path
-        self._limits = _limits(host)
+        self._limits = host_limits(host)
         self._masked = thermal_paths()
         self._recursive_read_only = kernel_version() >= RECURSIVE_READ_ONLY_KERNEL
+        self.admission = Admission(self._limits, seccomp)
 
     def configure(self, prepared: Prepared) -> dict[str, Any]:
         """The configuration. Raises InvalidArgument, FailedPrecondition (NO_INIT)."""
@@ -69,51 +64,40 @@ class SpecMaker:
                 hint="apt-get install catatonit, or set runtime.init_path",
             )
         etc = prepared.etc
+        user_namespace = container.userns_base > 0
         return runtime_config(
             SpecInput(
                 container=container,
                 user=prepared.user,
                 rootfs=str(prepared.rootfs),
                 cgroup_path=f"{self._cgroup_parent}/{container.id}",
-                mounts=[
-                    HostMount(
-                        kind=place.mount.kind,
-                        target=place.mount.target,
-                        source=place.source,
-                        read_only=place.mount.read_only,
-                        tmpfs_size_bytes=place.mount.tmpfs_size_bytes,
-                        tmpfs_mode=place.mount.tmpfs_mode,
-                    )
-                    for place in prepared.places
-                ],
+                mounts=[_host_mount(place) for place in prepared.places],
                 files=ContainerFiles(
                     resolv_conf=str(etc.resolv_conf or ""), hostname=str(etc.hostname or ""), hosts=str(etc.hosts or "")
                 ),
                 userns_size=self._userns_size,
-                seccomp=self._seccomp,
+                seccomp=self.admission.seccomp(container.spec, user_namespace=user_namespace),
                 init_path=self._init_path,
                 limits=self._limits,
                 masked_paths=self._masked,
                 recursive_read_only=self._recursive_read_only,
+                capabilities=self.admission.capabilities(user_namespace=user_namespace),
+                joined=prepared.joined,
+                equipment=prepared.equipment,
+                device_sources=prepared.device_sources,
+                shm_source=prepared.shm_source,
             )
         )
 
-    def unenforced(self, limits: Resources) -> list[str]:
-        """What of these limits this host can't enforce, for people."""
-        return list(unenforced(limits, self._limits))
 
-
-def _limits(host: Cgroups) -> HostLimits:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    memory = host.path("/", "memory")
-    swap = memory is not None and (
-        (memory / "memory.memsw.limit_in_bytes").exists() or Path("/sys/fs/cgroup/cgroup.controllers").exists()
+def _host_mount(place: Placed) -> HostMount:
+    mount = place.mount
+    return HostMount(
+        kind=mount.kind,
+        target=mount.target,
+        source=place.source,
+        read_only=mount.read_only,
+        tmpfs_size_bytes=mount.tmpfs_size_bytes,
+        tmpfs_mode=mount.tmpfs_mode,
+        propagation=mount.propagation or "rprivate",
     )
-    return HostLimits(controllers=host.controllers, swap=swap, nofile_hard=None if _may_raise_limits() else hard)
-
-
-def _may_raise_limits() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> _CAP_SYS_RESOURCE & 1)
-    return False

@@ -81,7 +81,7 @@ class Host:
             cgroup_path=f"{self.cgroup}/{container_id}",
             init_path="/usr/bin/catatonit",
             limits=HostLimits(
-                nofile_hard=4096, swap=Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+                hard_limits={"nofile": 4096}, swap=Path("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
             ),
         )
         return Bundle(container_id, runtime_config(given), root, self.log(container_id), tty, stdin_open)

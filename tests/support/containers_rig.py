@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher, Prepared
+from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Places
 from shoald.containers.supervisor import Supervisor
 from shoald.engine.containers import ContainerCases
@@ -149,13 +150,15 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
             state_dir=root / "containers",
             run_dir=root / "run",
             configure=_configure,
+            neighbours=Neighbours(md, root / "run"),
         )
         events: list[tuple[str, str, Mapping[str, str]]] = []
 
         def publish(_type: str, action: str, actor: str, attributes: dict[str, str]) -> None:
             events.append((action, actor, attributes))
 
-        supervisor = Supervisor(md, launcher, runtime, snapshots, volumes, Ghosts(root / "ghosts"), publish, Range())
+        ghosts = Ghosts(root / "ghosts")
+        supervisor = Supervisor(md, launcher, runtime, snapshots, volumes, ghosts, publish, Range(), lambda _: None)
         cases = ContainerCases(
             md,
             supervisor,
@@ -164,7 +167,7 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
             log_path=lambda each: str(launcher.log_path(each)),
             volume_path=lambda name: str(volumes.path(name)),
             userns_size=65536,
-            unenforced=lambda _: [],
+            warnings=lambda _: [],
             metrics=NoMetrics(),
         )
         output = OutputCases(md, supervisor, runtime, cases.find, launcher.log_path)

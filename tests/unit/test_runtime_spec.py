@@ -12,8 +12,9 @@ import pytest
 from shoal.errors import InvalidArgument
 from shoald.model.container import MountKind, Resources
 from shoald.runtime.mounts import ContainerFiles, HostMount, merge, mount_target, user_mount
-from shoald.runtime.resources import HostLimits, resources, rlimits, unenforced
+from shoald.runtime.resources import HostLimits, resources, unenforced
 from shoald.runtime.spec import ResolvedUser, SpecInput, environment, leads_to_descriptors, runtime_config, working_dir
+from shoald.runtime.ulimits import rlimits
 from tests.support.runtime_records import container_record
 
 GOLDEN = Path(__file__).parent.parent / "golden/spec"
@@ -45,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
             "userns_base": 0x70000000,
         },
         "init_path": "/usr/bin/catatonit",
-        "limits": HostLimits(swap=True, nofile_hard=20_000),
+        "limits": HostLimits(swap=True, hard_limits={"nofile": 20_000}),
         "seccomp": {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []},
     },
     "mounts": {
@@ -164,8 +165,8 @@ def test_limits_follow_the_host() -> None:
     assert resources(asked, HostLimits())["cpu"]["quota"] == 1000
     assert resources(Resources(), HostLimits())["pids"]["limit"] == 4096
     assert "swap" not in resources(asked, HostLimits())["memory"]
-    assert rlimits(HostLimits(nofile_hard=512)) == [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}]
-    assert rlimits(HostLimits())[0]["hard"] == 524_288
+    assert rlimits((), {"nofile": 512}) == [{"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}]
+    assert rlimits((), None)[0]["hard"] == 524_288
 
 
 def test_environment_keeps_what_was_given() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoald.model.container import Container
+from shoal.errors import FailedPrecondition
+from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
+from shoald.model.container import Container, ContainerSpec
 from shoald.network.ports import Endpoint
 
 _HOSTS = """127.0.0.1\tlocalhost
@@ -16,6 +19,7 @@ ff00::0\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
+_OWN_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -27,29 +31,75 @@ class EtcFiles:
     resolv_conf: Path | None
 
 
-def hosts_text(hostname: str, address: str | None) -> str:
-    """Content of /etc/hosts; without an address the name stands for loopback."""
-    return _HOSTS + (f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n")
+def hosts_text(hostname: str, address: str | None, more: Sequence[tuple[str, str]] = ()) -> str:
+    """Content of /etc/hosts; without an address the name stands for loopback. `more`: (name, address)."""
+    own = f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"
+    return _HOSTS + own + _lines(more)
+
+
+def resolv_conf_text(text: str, spec: ContainerSpec) -> str:
+    """resolv.conf with the request's servers, search domains and options in the place of those that it has. Pure."""
+    given = {
+        "nameserver": list(spec.dns),
+        # A single dot stands for no search at all.
+        "search": [" ".join(spec.dns_search)] if spec.dns_search and tuple(spec.dns_search) != (".",) else [],
+        "options": [" ".join(spec.dns_options)] if spec.dns_options else [],
+    }
+    replaced = {
+        name
+        for name, asked in (("nameserver", spec.dns), ("search", spec.dns_search), ("options", spec.dns_options))
+        if asked
+    }
+    if "search" in replaced:
+        replaced.add("domain")
+    if not replaced:
+        return text
+    kept = [line for line in text.splitlines() if line.split()[:1] and line.split()[0] not in replaced]
+    new = [f"{name} {value}" for name, values in given.items() for value in values]
+    return "".join(f"{line}\n" for line in (*new, *kept))
+
+
+def extra_hosts(spec: ContainerSpec, gateway: str) -> list[tuple[str, str]]:
+    """(name, address) of --add-host; `gateway` stands for host-gateway. Raises FailedPrecondition (NO_HOST_GATEWAY)."""
+    found = []
+    for name, address in map(parse_extra_host, spec.extra_hosts):
+        if address == HOST_GATEWAY and not gateway:
+            raise FailedPrecondition(f"{name}: this network has no gateway", reason="NO_HOST_GATEWAY")
+        found.append((name, gateway if address == HOST_GATEWAY else address))
+    return found
 
 
 def write_etc(directory: Path, container: Container, endpoint: Endpoint | None, resolv_conf: str | None) -> EtcFiles:
     """Write the files, owned by the container's root. `resolv_conf` None: the host's own is used (network host), or an
     empty one (network none)."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    owner = container.userns_base
-    network = container.spec.network
-    if network == "host":
+    owner, spec = container.userns_base, container.spec
+    if spec.network == "host":
         hostname = os.uname().nodename
         hosts = _read("/etc/hosts") or hosts_text(hostname, None)
+        more = extra_hosts(spec, _OWN_LOOPBACK)
+        hosts = hosts if not more else hosts.rstrip("\n") + "\n" + _lines(more)
         resolv_conf = _read("/etc/resolv.conf")
     else:
         hostname = container.hostname
-        hosts = hosts_text(hostname, endpoint.ip_address if endpoint else None)
+        names = f"{hostname}.{spec.domainname} {hostname}" if spec.domainname else hostname
+        hosts = hosts_text(
+            names, endpoint.ip_address if endpoint else None, extra_hosts(spec, endpoint.gateway if endpoint else "")
+        )
     return EtcFiles(
         hosts=_write(directory / "hosts", hosts, owner),
         hostname=_write(directory / "hostname", hostname + "\n", owner),
-        resolv_conf=_write(directory / "resolv.conf", resolv_conf or "", owner),
+        resolv_conf=_write(directory / "resolv.conf", resolv_conf_text(resolv_conf or "", spec), owner),
     )
+
+
+def shared_etc(directory: Path) -> EtcFiles:
+    """The files of another container (its directory), whose network this one joins: the same ones, as by Docker."""
+    return EtcFiles(directory / "hosts", directory / "hostname", directory / "resolv.conf")
+
+
+def _lines(hosts: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"{address}\t{name}\n" for name, address in hosts)
 
 
 def _write(path: Path, text: str, owner: int) -> Path:

@@ -18,7 +18,7 @@ from shoald.engine.operations import Once
 from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, MountPoint
 from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy, Resources
+from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy
 from shoald.model.image import Image, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 
@@ -41,11 +41,11 @@ class ContainerCases:
         log_path: Callable[[str], str],
         volume_path: Callable[[str], str],
         userns_size: int,
-        unenforced: Callable[[Resources], list[str]],
+        warnings: Callable[[ContainerSpec], list[str]],
         metrics: EngineMetrics,
     ) -> None:
-        """`unenforced` tells which limits this host can't keep, for people."""
-        self._unenforced = unenforced
+        """`warnings` tells what of a request this host does in another way, for people."""
+        self._warnings = warnings
         self._metrics = metrics
         self._md = md
         self._supervisor = supervisor
@@ -82,7 +82,7 @@ class ContainerCases:
             if request_id:
                 self._runs[request_id] = (spec, running)
                 running.add_done_callback(lambda _: self._runs.pop(request_id, None))
-        return await asyncio.shield(running), self._unenforced(spec.resources)
+        return await asyncio.shield(running), self._warnings(spec)
 
     def _made_by(self, request_id: str, spec: ContainerSpec) -> Container | None:
         if not request_id:

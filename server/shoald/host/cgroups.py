@@ -29,6 +29,7 @@ _V1_CONTROLLERS = _V1_RESOURCES | {"hugetlb", "net_cls", "net_prio", "perf_event
 _V1_NAMES = {"io": ("blkio",), "cpu": ("cpu", "cpuacct")}
 """The controllers of version 1 for one of version 2, where the names differ."""
 
+_WEIGHTS = ("blkio.weight", "blkio.bfq.weight", "io.weight", "io.bfq.weight")
 _RETRY_SECONDS = 0.02
 
 
@@ -108,6 +109,23 @@ def detect() -> Cgroups:
     if not found.hierarchies:
         raise FailedPrecondition("no cgroup hierarchy is mounted below /sys/fs/cgroup", reason="NO_CGROUPS")
     return found
+
+
+def knows_io_weights(cgroups: Cgroups) -> bool:
+    """Whether a cgroup has a weight for block I/O: the scheduler in use decides. No root cgroup has one: another is
+    made for a moment, to look."""
+    root = cgroups.path("/", "blkio") or cgroups.path("/", "io")
+    if root is None:
+        return False
+    probe = root / f"shoal-weights-{os.getpid()}"
+    try:
+        probe.mkdir(exist_ok=True)
+        return any((probe / name).exists() for name in _WEIGHTS)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.rmdir()
 
 
 def mount_missing_v1_controllers() -> list[str]:

@@ -10,11 +10,15 @@ from msgspec import Struct
 
 from shoal.errors import InvalidArgument
 from shoald.model.container import MountKind
+from shoald.runtime.devices import Equipment
 
 INIT_TARGET = "/dev/init"
 """Where `--init` puts its program: /dev is ours in every container, even a read-only one."""
 
 SHM_SIZE = 64 << 20
+
+PROPAGATIONS = ("rprivate", "private", "rslave", "slave")
+"""What a bind mount may be: none lets what the container mounts out to the host."""
 
 RECURSIVE_READ_ONLY_KERNEL = (5, 12)
 """The first Linux whose mount_setattr makes a bind mount read-only with all that is mounted below its source."""
@@ -30,7 +34,7 @@ class HostMount(Struct, frozen=True):
     tmpfs_size_bytes: int = 0
     tmpfs_mode: int = 0
     propagation: str = "rprivate"
-    """rprivate or rslave: a container never mounts into the host."""
+    """rprivate, rslave, private or slave: a container never mounts into the host."""
 
 
 class ContainerFiles(Struct, frozen=True):
@@ -41,24 +45,66 @@ class ContainerFiles(Struct, frozen=True):
     hosts: str = ""
 
 
-def kernel_mounts(*, user_namespace: bool, host_network: bool, recursive: bool = False) -> list[dict[str, Any]]:
-    """/proc, /dev, /sys and what is below them, as Docker mounts them. `recursive`: see `read_only`."""
+class KernelMounts(Struct, frozen=True, kw_only=True):
+    """What the mounts of the kernel's file systems depend on. A namespace "of the host" is shared with it."""
+
+    user_namespace: bool
+    host_network: bool
+    host_ipc: bool = False
+    privileged: bool = False
+    read_only: bool = False
+    """The root file system is read-only; then nothing of a privileged one's is writable either."""
+    shm_size: int = SHM_SIZE
+    shm_source: str = ""
+    """A tmpfs on the host that is its /dev/shm, for containers that share one."""
+    recursive: bool = False
+    """See `read_only`."""
+
+
+def kernel_mounts(given: KernelMounts) -> list[dict[str, Any]]:
+    """/proc, /dev, /sys and what is below them, as Docker mounts them."""
     hardened = ["nosuid", "noexec", "nodev"]
-    if user_namespace and host_network:
-        # sysfs shows a network namespace, and the kernel mounts it only for the user namespace that owns that one.
-        sysfs = _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, *read_only(recursive)])
-    else:
-        sysfs = _mount("/sys", "sysfs", "sysfs", [*hardened, "ro"])
+    access = ["rw"] if given.privileged and not given.read_only else ["ro"]
     pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
     return [
         _mount("/proc", "proc", "proc", hardened),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        sysfs,
+        _sysfs(given, hardened, access),
         _mount("/dev/pts", "devpts", "devpts", pts),
-        _mount("/dev/mqueue", "mqueue", "mqueue", hardened),
-        _mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={SHM_SIZE}"]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", "ro"]),
+        *_ipc_mounts(given, hardened),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", *access]),
     ]
+
+
+def _sysfs(given: KernelMounts, hardened: list[str], access: list[str]) -> dict[str, Any]:
+    if given.user_namespace and given.host_network:
+        # sysfs shows a network namespace, and the kernel mounts it only for the user namespace that owns that one.
+        return _mount("/sys", "bind", "/sys", ["rbind", "rprivate", *hardened, *read_only(given.recursive)])
+    return _mount("/sys", "sysfs", "sysfs", [*hardened, *access])
+
+
+def _ipc_mounts(given: KernelMounts, hardened: list[str]) -> list[dict[str, Any]]:
+    if given.shm_source or given.host_ipc:
+        shm = _mount("/dev/shm", "bind", given.shm_source or "/dev/shm", ["rbind", "rprivate", *hardened])
+    else:
+        shm = _mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={given.shm_size}"])
+    if given.host_ipc and given.user_namespace:
+        # The kernel mounts the queues only for the user namespace that owns them.
+        return [shm]
+    return [_mount("/dev/mqueue", "mqueue", "mqueue", hardened), shm]
+
+
+def device_mounts(equipment: Equipment, sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Copies of device nodes (`sources`, in the equipment's order) and what else belongs to devices of the host."""
+    nodes = [
+        _mount(node.path, "bind", source, ["bind", "rprivate", "nosuid", "noexec"])
+        for node, source in zip(equipment.nodes, sources, strict=bool(sources))
+    ]
+    others = [
+        _mount(target, kind or "bind", source, list(options or ("rbind", "rprivate", "nosuid", "nodev", "ro")))
+        for target, source, kind, options in equipment.mounts
+    ]
+    return [*nodes, *others]
 
 
 def file_mounts(files: ContainerFiles, *, init_path: str) -> list[dict[str, Any]]:
@@ -89,13 +135,18 @@ def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
         return _mount(target, "tmpfs", "tmpfs", [*options, "ro"] if mount.read_only else options)
     if not mount.source.startswith("/"):
         raise InvalidArgument(f"mount source {mount.source!r} is not an absolute path", reason="INVALID_MOUNT")
-    if mount.propagation not in ("rprivate", "rslave"):
+    if mount.propagation not in PROPAGATIONS:
         raise InvalidArgument(f"mount propagation {mount.propagation!r} is not allowed", reason="INVALID_MOUNT")
     return _mount(
         target,
         "bind",
         mount.source,
-        ["rbind", mount.propagation, *(read_only(recursive) if mount.read_only else ["rw"])],
+        [
+            "rbind",
+            mount.propagation,
+            *(read_only(recursive) if mount.read_only else ["rw"]),
+            *(["nosuid", "nodev", "noexec"] if mount.kind is MountKind.SECRET else []),
+        ],
     )
 
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from shoal.errors import FailedPrecondition, ShoalError
 from shoald.host.process import run
-from shoald.runtime.mounts import kernel_mounts
+from shoald.runtime.mounts import KernelMounts, kernel_mounts
 
 AUTO = "auto"
 _PROBE_SECONDS = 20.0
@@ -119,6 +119,6 @@ def _probe_config(container_id: str) -> dict[str, object]:
         "ociVersion": "1.0.2",
         "process": {"user": {"uid": 0, "gid": 0}, "args": ["/shoal-probe"], "cwd": "/", "noNewPrivileges": True},
         "root": {"path": "rootfs", "readonly": False},
-        "mounts": kernel_mounts(user_namespace=False, host_network=False),
+        "mounts": kernel_mounts(KernelMounts(user_namespace=False, host_network=False)),
         "linux": {"namespaces": [{"type": kind} for kind in everything], "cgroupsPath": f"/{container_id}"},
     }

@@ -13,19 +13,27 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.errors import InvalidArgument
-from shoald.model.container import Container
-from shoald.runtime.capabilities import capability_sets
+from shoald.model.container import Container, ContainerSpec
+from shoald.runtime.capabilities import ALL_CAPABILITIES, bounding_set, capability_sets
+from shoald.runtime.devices import Equipment, device_list, device_rules
 from shoald.runtime.masked import MASKED_PATHS, READONLY_PATHS
 from shoald.runtime.mounts import (
     INIT_TARGET,
+    SHM_SIZE,
     ContainerFiles,
     HostMount,
+    KernelMounts,
+    device_mounts,
     file_mounts,
     kernel_mounts,
     merge,
     user_mount,
 )
-from shoald.runtime.resources import HostLimits, resources, rlimits
+from shoald.runtime.namespaces import Joined, hosts, namespaces, own
+from shoald.runtime.resources import HostLimits, resources
+from shoald.runtime.security import UNCONFINED, security_options
+from shoald.runtime.sysctls import sysctls
+from shoald.runtime.ulimits import rlimits
 
 OCI_VERSION = "1.0.2"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -62,46 +70,85 @@ class SpecInput(Struct, frozen=True, kw_only=True):
     """The kernel is at least RECURSIVE_READ_ONLY_KERNEL."""
     masked_paths: Sequence[str] = ()
     """What to mask on this host besides `MASKED_PATHS` (see `thermal_paths`)."""
+    capabilities: Sequence[str] = ALL_CAPABILITIES
+    """What this host's kernel knows, and the daemon may give."""
+    joined: Mapping[str, Joined] = {}
+    """Namespace -> the running container whose it is."""
+    equipment: Equipment = Equipment()
+    device_sources: Sequence[str] = ()
+    """Host paths of copies of the equipment's nodes, in its order: for a container with a user namespace."""
+    shm_source: str = ""
+    """Host path of the /dev/shm that it shares with others."""
 
 
 def runtime_config(given: SpecInput) -> dict[str, Any]:
-    """The OCI runtime configuration. Raises InvalidArgument (INVALID_MOUNT, INVALID_WORKDIR, NO_COMMAND)."""
+    """The OCI runtime configuration. Raises InvalidArgument (INVALID_MOUNT, INVALID_WORKDIR, NO_COMMAND...)."""
     spec = given.container.spec
-    user_namespace = given.container.userns_base > 0
-    host_network = spec.network == "host"
     recursive = given.recursive_read_only
-    init_path = given.init_path if spec.init else ""
     defaults = [
-        *kernel_mounts(user_namespace=user_namespace, host_network=host_network, recursive=recursive),
-        *file_mounts(given.files, init_path=init_path),
+        *kernel_mounts(_kernel_mounts(given)),
+        *device_mounts(given.equipment, given.device_sources),
+        *file_mounts(given.files, init_path=given.init_path if spec.init else ""),
     ]
-    return {
+    config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": _process(given),
         "root": {"path": given.rootfs, "readonly": spec.read_only},
-        "hostname": given.container.hostname,
         "mounts": merge(defaults, [user_mount(mount, recursive=recursive) for mount in given.mounts]),
-        "linux": _linux(given, user_namespace=user_namespace, host_network=host_network),
+        "linux": _linux(given),
     }
+    if own(spec, "uts"):
+        config["hostname"] = given.container.hostname
+        if spec.domainname:
+            config["domainname"] = spec.domainname
+    if spec.annotations:
+        config["annotations"] = dict(spec.annotations)
+    return config
+
+
+def _kernel_mounts(given: SpecInput) -> KernelMounts:
+    spec = given.container.spec
+    return KernelMounts(
+        user_namespace=given.container.userns_base > 0,
+        host_network=hosts(spec, "network"),
+        host_ipc=hosts(spec, "ipc"),
+        privileged=spec.privileged,
+        read_only=spec.read_only,
+        shm_size=spec.shm_size_bytes or SHM_SIZE,
+        shm_source=given.joined["ipc"].shm if "ipc" in given.joined else given.shm_source,
+        recursive=given.recursive_read_only,
+    )
+
+
+def bounding_capabilities(spec: ContainerSpec, known: Sequence[str] = ALL_CAPABILITIES) -> tuple[str, ...]:
+    """What the container may hold at most. Raises InvalidArgument (INVALID_CAPABILITY)."""
+    return bounding_set(spec.cap_add, spec.cap_drop, privileged=spec.privileged, known=known)
 
 
 def _process(given: SpecInput) -> dict[str, Any]:
-    container, user = given.container, given.user
+    container, user, spec = given.container, given.user, given.container.spec
     args = list(container.process.args)
     if not args:
         raise InvalidArgument("no command: neither the image nor the request names one", reason="NO_COMMAND")
-    if container.spec.init:
+    if spec.init:
         args = [INIT_TARGET, "--", *args]
-    return {
-        "terminal": container.spec.tty,
-        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids), "umask": 0o022},
+    options = security_options(spec.security_options)
+    groups = list(dict.fromkeys((*user.additional_gids, *given.equipment.groups)))
+    process = {
+        "terminal": spec.tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": groups, "umask": 0o022},
         "args": args,
-        "env": environment(container, user),
+        "env": [*environment(container, user), *given.equipment.env],
         "cwd": working_dir(container.process.working_dir),
-        "capabilities": capability_sets(user.uid),
-        "rlimits": rlimits(given.limits),
-        "noNewPrivileges": True,
+        "capabilities": capability_sets(user.uid, bounding_capabilities(spec, given.capabilities)),
+        "rlimits": rlimits(spec.ulimits, given.limits.hard_limits),
+        "noNewPrivileges": not spec.privileged if options.no_new_privileges is None else options.no_new_privileges,
     }
+    if options.apparmor not in ("", UNCONFINED):
+        process["apparmorProfile"] = options.apparmor
+    if spec.oom_score_adj:
+        process["oomScoreAdj"] = max(spec.oom_score_adj, given.limits.oom_score_floor or -1000)
+    return process
 
 
 def environment(container: Container, user: ResolvedUser) -> list[str]:
@@ -138,29 +185,29 @@ def leads_to_descriptors(path: str) -> bool:
     return parts[0] == "proc" and len(parts) > 1
 
 
-def _linux(given: SpecInput, *, user_namespace: bool, host_network: bool) -> dict[str, Any]:
-    kinds = ["pid", "mount", "ipc", "uts", "cgroup"]
-    if not host_network:
-        kinds.append("network")
+def _linux(given: SpecInput) -> dict[str, Any]:
+    spec, base = given.container.spec, given.container.userns_base
+    nodes = given.equipment.nodes
+    rules = device_rules(nodes, spec.device_cgroup_rules, privileged=spec.privileged)
     linux: dict[str, Any] = {
         "cgroupsPath": given.cgroup_path,
-        "resources": resources(given.container.spec.resources, given.limits),
-        "maskedPaths": [*MASKED_PATHS, *given.masked_paths],
-        "readonlyPaths": list(READONLY_PATHS),
+        "resources": resources(spec.resources, given.limits, devices=rules, numbers=given.equipment.numbers),
+        "maskedPaths": [],
+        "readonlyPaths": [],
     }
-    if user_namespace:
-        kinds.append("user")
-        mapping = [{"containerID": 0, "hostID": given.container.userns_base, "size": given.userns_size}]
+    if not spec.privileged and security_options(spec.security_options).system_paths:
+        linux["maskedPaths"] = [*MASKED_PATHS, *given.masked_paths]
+        linux["readonlyPaths"] = list(READONLY_PATHS)
+    if base:
+        mapping = [{"containerID": 0, "hostID": base, "size": given.userns_size}]
         linux["uidMappings"] = mapping
         linux["gidMappings"] = mapping
-    linux["namespaces"] = [{"type": kind} for kind in kinds]
-    if not host_network:
-        # Group ids beyond the mapping do not exist in the namespace, and the kernel refuses them.
-        highest = given.userns_size - 1 if user_namespace else 2_147_483_647
-        linux["sysctl"] = {
-            "net.ipv4.ip_unprivileged_port_start": "0",
-            "net.ipv4.ping_group_range": f"0 {highest}",
-        }
+    linux["namespaces"] = namespaces(spec, given.joined, user_namespace=base > 0)
+    settings = sysctls(spec, userns_size=given.userns_size, user_namespace=base > 0)
+    if settings:
+        linux["sysctl"] = settings
+    if nodes and not given.device_sources:
+        linux["devices"] = device_list(nodes)
     if given.seccomp is not None:
         linux["seccomp"] = dict(given.seccomp)
     return linux

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shoal.errors import InvalidArgument
@@ -17,26 +17,28 @@ _MAX_FILE = 8 << 20
 _NUMBER = re.compile(r"[0-9]+")
 
 
-def resolve_user(user: str, rootfs: Path) -> ResolvedUser:
+def resolve_user(user: str, rootfs: Path, groups: Sequence[str] = ()) -> ResolvedUser:
     """Resolve `""`, `user`, `uid`, `user:group`, `uid:gid` inside a mounted root file system.
 
     With no group given the groups are the user's own from passwd and group, as Docker has it; a group given by hand
-    stands alone. Raises InvalidArgument (INVALID_USER) for ids out of range, malformed strings and unknown names.
+    stands alone. `groups` (names or numbers) are added to either. Raises InvalidArgument (INVALID_USER) for ids out of
+    range, malformed strings and unknown names.
     """
     passwd = read_file(rootfs, "etc/passwd", limit=_MAX_FILE) or b""
     group = read_file(rootfs, "etc/group", limit=_MAX_FILE) or b""
-    return lookup(user, passwd, group)
+    return lookup(user, passwd, group, groups)
 
 
-def lookup(user: str, passwd: bytes, group: bytes) -> ResolvedUser:
+def lookup(user: str, passwd: bytes, group: bytes, groups: Sequence[str] = ()) -> ResolvedUser:
     """The pure half of `resolve_user`: the contents of /etc/passwd and /etc/group are given."""
     user_part, colon, group_part = user.partition(":")
     if (colon and not group_part) or (colon and not user_part) or any(c.isspace() or c == "\0" for c in user):
         raise _invalid(user, "it is not of the form user, uid, user:group or uid:gid")
     name, uid, gid, home = _find_user(user, user_part or "0", passwd)
+    more = [_find_group(user, each, group) for each in groups]
     if group_part:
-        return ResolvedUser(uid, _find_group(user, group_part, group), (), home)
-    return ResolvedUser(uid, gid, _additional(name, gid, group), home)
+        return ResolvedUser(uid, _find_group(user, group_part, group), tuple(dict.fromkeys(more)), home)
+    return ResolvedUser(uid, gid, tuple(dict.fromkeys((*_additional(name, gid, group), *more))), home)
 
 
 def _find_user(user: str, wanted: str, passwd: bytes) -> tuple[str | None, int, int, str]:
