@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from shoal.v1 import container_pb2
 
 _NO_TIME = "0001-01-01T00:00:00Z"
-_KINDS = ("", "bind", "volume", "tmpfs")
+_KINDS = ("", "bind", "volume", "tmpfs", "content", "secret")
 _RESTARTS = ("no", "no", "on-failure", "always", "unless-stopped")
 
 
@@ -106,7 +106,7 @@ def _host_config(spec: container_pb2.ContainerSpec) -> dict[str, Any]:
         "Binds": [
             f"{mount.source}:{mount.target}{':ro' if mount.read_only else ''}"
             for mount in spec.mounts
-            if mount.kind != mount.KIND_TMPFS
+            if mount.kind in (mount.KIND_BIND, mount.KIND_VOLUME)
         ],
         "Tmpfs": {mount.target: _tmpfs(mount) for mount in spec.mounts if mount.kind == mount.KIND_TMPFS},
     }

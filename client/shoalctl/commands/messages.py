@@ -11,7 +11,7 @@ from shoalctl.flags.process import Restart
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2, types_pb2
 
-_MOUNT_KINDS = {"bind": 1, "volume": 2, "tmpfs": 3}
+_MOUNT_KINDS = {"bind": 1, "volume": 2, "tmpfs": 3, "content": 4}
 _RESTARTS = {"no": 1, "on-failure": 2, "always": 3, "unless-stopped": 4}
 
 
@@ -38,7 +38,7 @@ def port_message(port: Port) -> container_pb2.PortMapping:
 
 
 def mount_message(mount: MountFlag) -> container_pb2.Mount:
-    """A mount."""
+    """A mount; files of this machine still lack what only their host can tell: see `Supplies`."""
     from shoal.v1 import container_pb2
 
     return container_pb2.Mount(
@@ -48,6 +48,12 @@ def mount_message(mount: MountFlag) -> container_pb2.Mount:
         read_only=mount.read_only,
         tmpfs_size_bytes=mount.size,
         tmpfs_mode=mount.mode,
+        tmpfs_options=mount.options,
+        propagation=mount.propagation,
+        no_copy=mount.no_copy,
+        subpath=mount.subpath,
+        volume_labels=mount.labels,
+        volume_options=mount.volume_options,
     )
 
 

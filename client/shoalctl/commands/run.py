@@ -11,7 +11,7 @@ import typer
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.commands.run_options import RunOptions
-from shoalctl.flags import environment, images, mounts, ports, process, sizes
+from shoalctl.flags import environment, images, mounts, ports, process, secrets, sizes
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 
@@ -36,9 +36,19 @@ def run(
         Texts, typer.Option("-p", "--publish", metavar="[IP:]HOST:PORT", help="Publish a port (on 127.0.0.1).")
     ] = None,
     volume: Annotated[
-        Texts, typer.Option("-v", "--volume", metavar="SRC:DST[:ro]", help="Mount a host path or a volume.")
+        Texts, typer.Option("-v", "--volume", metavar="SRC:DST[:ro]", help="Mount /host/path, ./local/path or a volume.")
+    ] = None,
+    mount: Annotated[
+        Texts, typer.Option("--mount", metavar="type=...,src=...,dst=...", help="Mount; bind, volume or tmpfs.")
     ] = None,
     tmpfs: Annotated[Texts, typer.Option("--tmpfs", metavar="DST[:size=64m]", help="Mount a tmpfs.")] = None,
+    config: Annotated[
+        Texts, typer.Option("--config", metavar="NAME=FILE[,target=]", help="Mount a file of this machine.")
+    ] = None,
+    secret: Annotated[
+        Texts, typer.Option("--secret", metavar="id=NAME,src=FILE|env=VAR", help="Give a secret, on a tmpfs.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep mounted files of this machine in step.")] = False,
     workdir: Annotated[str, typer.Option("-w", "--workdir", metavar="DIR", help="The working directory.")] = "",
     user: Annotated[str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or id.")] = "",
     label: Annotated[Texts, typer.Option("-l", "--label", metavar="KEY=VALUE", help="Label the container.")] = None,
@@ -76,7 +86,14 @@ def run(
         name=name,
         env=environment.environment(env or (), env_file or (), os.environ),
         labels=environment.labels(label or ()),
-        mounts=[*map(mounts.parse_volume, volume or ()), *map(mounts.parse_tmpfs, tmpfs or ())],
+        mounts=[
+            *map(mounts.parse_volume, volume or ()),
+            *map(mounts.parse_mount, mount or ()),
+            *map(mounts.parse_tmpfs, tmpfs or ()),
+            *map(mounts.parse_config, config or ()),
+        ],
+        secrets=[secrets.parse_secret(text, os.environ) for text in secret or ()],
+        follow=follow,
         ports=[port for text in publish or () for port in ports.parse_port(text)],
         working_dir=workdir,
         user=user,
@@ -129,6 +146,10 @@ def _check(options: RunOptions) -> None:
         raise UsageFault("--rm and --restart contradict each other")
     if options.ports and options.network in {"host", "none"}:
         raise UsageFault(f"-p has no use with --network {options.network}")
+    if options.follow and options.detach:
+        raise UsageFault("--follow goes with a run in the foreground", hint="leave out -d")
+    if options.follow and not any(mount.kind == "content" for mount in options.mounts):
+        raise UsageFault("--follow has nothing to follow", hint="mount files of this machine: -v ./conf:/etc/app")
     if options.cidfile and os.path.lexists(options.cidfile):
         raise UsageFault(
             f"--cidfile: {options.cidfile} exists already", hint="remove it; is its container still there?"

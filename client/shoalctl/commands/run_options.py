@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.ports import Port
 from shoalctl.flags.process import Restart
+from shoalctl.flags.secrets import SecretFlag
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -25,6 +26,8 @@ class RunOptions:
     env: Sequence[str] = ()
     labels: dict[str, str] = field(default_factory=dict)
     mounts: Sequence[MountFlag] = ()
+    secrets: Sequence[SecretFlag] = ()
+    follow: bool = False
     ports: Sequence[Port] = ()
     working_dir: str = ""
     user: str = ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from shoal.errors import NotFound, ShoalError
 from shoalctl import exits
 from shoalctl.commands.run_options import RunOptions
 from shoalctl.commands.signals import SignalForwarder
+from shoalctl.commands.supplies import Supplies
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.attach import Attachment
 from shoalctl.fleet.fleet import Fleet
@@ -41,6 +43,7 @@ class Running:
         self._board = ProgressBoard(fleet.names, options.quiet)
         self._marks = MarkedLines(fleet.names)
         self._credentials: types_pb2.RegistryCredentials | None = None
+        self._supplies = Supplies(options.mounts, options.secrets)
 
     async def run(self) -> int:
         """The exit code. On one host: the container's, or what docker gives for an error."""
@@ -49,10 +52,24 @@ class Running:
         if self._several and self._options.cidfile:
             raise UsageFault("--cidfile needs a single host")
         try:
-            return await (self._on_several() if self._several else self._on_one())
+            async with self._in_step():
+                return await (self._on_several() if self._several else self._on_one())
         except asyncio.CancelledError:
             await self._take_back()
             raise
+
+    @asynccontextmanager
+    async def _in_step(self) -> AsyncIterator[None]:
+        """With --follow: the containers get what changes in the files that they mount."""
+        if not self._options.follow:
+            yield
+            return
+        watching = asyncio.create_task(self._supplies.keep_in_step())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def _on_one(self) -> int:
         host = self._fleet.host(self._fleet.names[0])
@@ -124,6 +141,7 @@ class Running:
                 raise
             await self._pull(host)
             response = await self._create(host)
+        self._supplies.follow(host, response.container.id)
         for warning in response.warnings:
             show_warning(warning, host.name if self._several else None)
         if self._options.cidfile:
@@ -133,8 +151,10 @@ class Running:
     async def _create(self, host: HostClient) -> container_pb2.ContainerServiceRunResponse:
         from shoal.v1 import container_pb2
 
+        spec = self._options.spec()
+        await self._supplies.fill(host, spec)
         request = container_pb2.ContainerServiceRunRequest(
-            request_id=new_request_id(), spec=self._options.spec(), pull_policy=container_pb2.PULL_POLICY_NEVER
+            request_id=new_request_id(), spec=spec, pull_policy=container_pb2.PULL_POLICY_NEVER
         )
         self._starting[host.name] = request
         try:
