@@ -13,11 +13,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
-
 from shoal.errors import InvalidArgument, OutOfRange
 from shoald.model.log import LogBatch, LogQuery, LogRecord
 from shoald.runtime.logline import line_ends, parse_records
+from shoald.runtime.logwatch import log_watch
 
 BLOCK = 256 << 10
 """Bytes read at once: no batch holds more."""
@@ -168,11 +167,11 @@ async def read_log(
 async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> AsyncGenerator[LogBatch, None]:
     log: LogFile | None = None
     reader: _Reader | None = None
-    with Inotify() as inotify:
-        # The directory, not the file: that may not be there yet. The watch is set before the first look.
-        inotify.add_watch(path.parent, Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO)
+    # The directory, not the file: that may not be there yet. The watch is set before the first look.
+    async with log_watch().changes(path.parent) as changed:
         try:
             while True:
+                changed.clear()
                 last = finished.is_set() or _past(query)
                 log = log or LogFile.open(path)
                 if log is not None:
@@ -182,7 +181,7 @@ async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> Async
                             yield batch
                 if last:
                     return
-                await _changed(inotify, path, finished, query)
+                await _changed(changed, finished, query)
         finally:
             if log is not None:
                 log.close()
@@ -192,23 +191,16 @@ def _past(query: LogQuery) -> bool:
     return query.until_ns is not None and time.time_ns() > query.until_ns
 
 
-async def _changed(inotify: Inotify, path: Path, finished: asyncio.Event, query: LogQuery) -> None:
+async def _changed(changed: asyncio.Event, finished: asyncio.Event, query: LogQuery) -> None:
     """Wait until the log grew, the container finished, or the time that was asked for is over."""
     timeout = None if query.until_ns is None else max(0.0, (query.until_ns - time.time_ns()) / 1e9)
-    waits = [asyncio.ensure_future(_grown(inotify, path)), asyncio.ensure_future(finished.wait())]
+    waits = [asyncio.ensure_future(changed.wait()), asyncio.ensure_future(finished.wait())]
     try:
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def _grown(inotify: Inotify, path: Path) -> None:
-    while True:
-        event = await inotify.get()
-        if event.name is None or str(event.name) == path.name or event.mask & Mask.Q_OVERFLOW:
-            return
 
 
 class _Reader:
