@@ -236,11 +236,11 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(hosts: int = 1, **settings: Any) -> Iterator[Fleet]:
-    """`hosts` daemons that run. `settings` are keys of the daemon's configuration."""
+def running_fleet(hosts: int = 1, parent: str | Path = "/var/tmp", **settings: Any) -> Iterator[Fleet]:
+    """`hosts` daemons that run, with their data below `parent`. `settings` are keys of the daemon's configuration."""
     token = secrets.token_hex(2)
     # Not below pytest's own directory: that one is 0700, and user namespaces of containers must pass through.
-    directory = Path(tempfile.mkdtemp(prefix=f"shoal-test-{token}-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix=f"shoal-test-{token}-", dir=parent))
     directory.chmod(0o711)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -314,7 +314,7 @@ def _free_subnets(count: int) -> list[ipaddress.IPv4Network]:
 
 
 def _environment() -> dict[str, str]:
-    kept = ("LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE", "SSL_CERT_FILE")
+    kept = ("LANG", "LC_ALL", "SSL_CERT_FILE")
     return {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         **{key: os.environ[key] for key in kept if key in os.environ},
