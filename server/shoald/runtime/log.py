@@ -168,7 +168,7 @@ async def _follow(path: Path, query: LogQuery, finished: asyncio.Event) -> Async
     log: LogFile | None = None
     reader: _Reader | None = None
     # The directory, not the file: that may not be there yet. The watch is set before the first look.
-    async with log_watch().changes(path.parent) as changed:
+    with log_watch().changes(path.parent) as changed:
         try:
             while True:
                 changed.clear()
