@@ -28,8 +28,10 @@ class EtcFiles:
 
 
 def hosts_text(hostname: str, address: str | None) -> str:
-    """Content of /etc/hosts; without an address the name stands for loopback."""
-    return _HOSTS + (f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n")
+    """Content of /etc/hosts; without an address the name stands for loopback. Of a name with a domain the bare one
+    counts too, as in Docker."""
+    names = " ".join(dict.fromkeys((hostname, hostname.partition(".")[0])))
+    return _HOSTS + f"{address or '127.0.1.1'}\t{names}\n"
 
 
 def write_etc(directory: Path, container: Container, endpoint: Endpoint | None, resolv_conf: str | None) -> EtcFiles:

@@ -33,6 +33,7 @@ class Ghosts:
         with contextlib.suppress(FileNotFoundError):
             os.rename(log_path, self.log_path(container.id))
         self._kept[container.id] = (time.monotonic(), container)
+        self._kept.move_to_end(container.id)
         self._forget_old()
 
     def get(self, id_or_prefix: str) -> Container | None:
@@ -47,6 +48,7 @@ class Ghosts:
 
     def by_request(self, request_id: str) -> Container | None:
         """The record, by the request that made it."""
+        self._forget_old()
         return next((c for _, c in self._kept.values() if c.request_id == request_id), None)
 
     def log_path(self, container_id: str) -> Path:

@@ -8,7 +8,6 @@ to nobody.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from pathlib import Path
 import structlog
 
 from shoal.errors import InvalidArgument, ShoalError
+from shoald.host.blocking import in_thread
 from shoald.host.mounts import bind
+from shoald.host.syscall import failure
 from shoald.host.userns import IdMap, UserNamespaces
 from shoald.model.container import Mount, MountKind
 
@@ -70,22 +71,27 @@ async def place_mounts(
 
 async def _bind(source: Path, target: Path, mount: Mount, userns: UserNamespaces, idmap: IdMap | None) -> None:
     # A descriptor, so that what was checked is what is mounted.
-    fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise failure("open mount source", error.errno or 0, path=source) from error
+    recursive = mount.kind is MountKind.BIND
     try:
         if os.path.isdir(f"/proc/self/fd/{fd}"):
             target.mkdir(exist_ok=True)
         else:
             target.touch()
-        recursive = mount.kind is MountKind.BIND
         if idmap is not None:
             async with userns.hold([idmap]) as fds:
+                mapped = fds[idmap]
                 try:
-                    await asyncio.to_thread(
-                        bind, fd, target, read_only=mount.read_only, recursive=recursive, userns=fds[idmap]
+                    # To the end: a cancelled caller must not close the descriptor under the call that uses it.
+                    await in_thread(
+                        lambda: bind(fd, target, read_only=mount.read_only, recursive=recursive, userns=mapped)
                     )
                     return
                 except ShoalError as error:
                     log.warning("bind_not_idmapped", source=str(source), error=str(error))
-        await asyncio.to_thread(bind, fd, target, read_only=mount.read_only, recursive=recursive)
+        await in_thread(lambda: bind(fd, target, read_only=mount.read_only, recursive=recursive))
     finally:
         os.close(fd)
