@@ -83,6 +83,7 @@ class SpecMaker:
                         read_only=place.mount.read_only,
                         tmpfs_size_bytes=place.mount.tmpfs_size_bytes,
                         tmpfs_mode=place.mount.tmpfs_mode,
+                        single_file=os.path.isfile(place.source),
                     )
                     for place in prepared.places
                 ],

@@ -43,7 +43,7 @@ class PlainSnapshots:
         self.mounted_now = 0
 
     @contextlib.asynccontextmanager
-    async def mounted(self, snapshot_id: str | None) -> AsyncIterator[Path]:
+    async def mounted(self, snapshot_id: str | None, *, uid_base: int) -> AsyncIterator[Path]:
         self.mounted_now += 1
         try:
             yield self._directory / (snapshot_id or "empty")
