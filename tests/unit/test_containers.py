@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ def on_failure(retries: int = 0) -> RestartPolicy:
 def _without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         monkeypatch.setattr(os, "fchown", lambda *_: None)
+        monkeypatch.setattr(os, "chown", lambda *_: None)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -708,6 +710,7 @@ async def test_nothing_is_remembered_of_those_who_waited(tmp_path: Path) -> None
             await host.cases.wait(made.id, "removed")
             await host.cases.wait(made.id, "not-running")
             assert [item async for item in (await host.output.attach(made.id, "", True, True, False)).output()]
+            assert await _read(host, made.id, LogQuery(follow=True)) == b""
         await until(lambda: not host.leftovers())
         life = host.supervisor._life
-        assert not any((life.watch._events, life.locks._locks, life._tasks, life._timers))
+        await until(lambda: not any((len(life.watch._events), life.locks._locks, life._tasks, life._timers)))
