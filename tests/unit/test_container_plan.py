@@ -37,7 +37,9 @@ from shoald.oci.config import ContainerDefaults, ImageConfig, RootFS
 
 
 def image(**defaults: Any) -> ImageConfig:
-    return ImageConfig(architecture="amd64", os="linux", rootfs=RootFS(diff_ids=[]), config=ContainerDefaults(**defaults))
+    return ImageConfig(
+        architecture="amd64", os="linux", rootfs=RootFS(diff_ids=[]), config=ContainerDefaults(**defaults)
+    )
 
 
 def spec(**fields: Any) -> ContainerSpec:
