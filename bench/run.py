@@ -98,8 +98,8 @@ def _pull_first(measured: Sequence[Engine], reference: str) -> None:
 
 
 def _file_system(directory: Path) -> str:
-    command = ["findmnt", "-n", "-o", "FSTYPE", "-T", directory]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["findmnt", "-n", "-o", "FSTYPE", "-T", str(directory)]
+    return str(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 @contextlib.contextmanager
