@@ -100,4 +100,5 @@ def _host_mount(place: Placed) -> HostMount:
         tmpfs_size_bytes=mount.tmpfs_size_bytes,
         tmpfs_mode=mount.tmpfs_mode,
         propagation=mount.propagation or "rprivate",
+        single_file=os.path.isfile(place.source),
     )

@@ -128,6 +128,20 @@ async def test_the_same_layer_is_kept_once(store: Snapshotter, md: Metadata) -> 
     assert await store.sweep() == 0
 
 
+async def test_a_throw_away_layer_can_be_mounted_again_and_committed(store: Snapshotter, tmp_path: Path) -> None:
+    lower = await layer(store, a="1")
+    writable = await store.create_writable(lower.id, uid_base=0)
+    target = tmp_path / "here"
+    target.mkdir()
+    for number in range(3):
+        await store.mount(writable.id, target, uid_base=0, volatile=number != 1)
+        (target / f"b{number}").write_text("2")
+        await store.unmount(target)
+    committed = await store.commit(writable.id)
+    async with store.mounted(committed.id) as path:
+        assert sorted(os.listdir(path)) == ["a", "b0", "b1", "b2"]
+
+
 async def test_a_container_needs_a_committed_parent(store: Snapshotter) -> None:
     active = await store.create_layer(None)
     with pytest.raises(FailedPrecondition) as caught:

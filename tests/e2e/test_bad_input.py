@@ -160,7 +160,7 @@ def test_expired_daemon(unchanged: Fleet, tmp_path: Path, monkeypatch: pytest.Mo
         server.stop(None).wait()
     # A daemon does not start with it, and says why.
     pair.save(tmp_path / "host.pem", tmp_path / "host-key.pem")
-    flags = ["--tls-cert", tmp_path / "host.pem", "--tls-key", tmp_path / "host-key.pem"]
+    flags = [f"--tls-cert={tmp_path / 'host.pem'}", f"--tls-key={tmp_path / 'host-key.pem'}"]
     own = [f"--root={tmp_path / 'root'}", f"--run-dir={tmp_path / 'run'}", "--metrics-listen="]
     done = subprocess.run(
         [BIN / "shoald", "serve", "--config", unchanged.first.config_file, *own, *flags],

@@ -96,7 +96,7 @@ def test_skopeo_and_umoci(built: str, tmp_path: Path) -> None:
 def test_podman_runs_it(built: str) -> None:
     # A path for the runtime's socket must be short, and the storage must not be below a directory of mode 0700.
     work = Path(tempfile.mkdtemp(prefix="shoal-podman-", dir="/var/tmp"))
-    podman = ["podman", "--root", work / "root", "--runroot", work / "run", "--tmpdir", work / "tmp"]
+    podman: list[str | Path] = ["podman", "--root", work / "root", "--runroot", work / "run", "--tmpdir", work / "tmp"]
     podman += ["--cgroup-manager=cgroupfs", "--events-backend=none", "--storage-driver=overlay"]
     try:
         run(*podman, "pull", "-q", "--tls-verify=false", built)

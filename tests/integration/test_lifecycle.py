@@ -92,6 +92,19 @@ async def test_user_namespace_or_the_hosts(host: EngineHost, engine: RunningEngi
     assert hosts.split() == ["0", "0", "4294967295"]
 
 
+async def test_other_users_of_the_host_see_nothing(host: EngineHost, engine: RunningEngine) -> None:
+    for userns in ("", "host"):
+        made = await engine.run("sleep", "100", userns=userns, mounts=(Mount(MountKind.VOLUME, "/v"),))
+        bundle = host.state.run_dir / made.id
+        for path in (bundle / "rootfs" / "bin" / "busybox", bundle / "config.json", bundle / "mounts" / "0000"):
+            assert path.exists()
+            for test in ("-r", "-x"):
+                as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "test", test, str(path)]
+                refused = await asyncio.create_subprocess_exec(*as_nobody)
+                assert await refused.wait() != 0
+        assert (bundle / "config.json").stat().st_mode & 0o077 == 0
+
+
 async def test_read_only_tmpfs_init_hostname(engine: RunningEngine) -> None:
     script = "touch /x 2>&1; touch /scratch/x && stat -f -c %T /scratch; hostname; cat /proc/1/comm"
     tmpfs = Mount(MountKind.TMPFS, "/scratch", tmpfs_size_bytes=1 << 20)

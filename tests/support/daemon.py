@@ -17,6 +17,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -236,12 +237,13 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(hosts: int = 1, **settings: Any) -> Iterator[Fleet]:
-    """`hosts` daemons that run. `settings` are keys of the daemon's configuration."""
+def running_fleet(hosts: int = 1, parent: str | Path = "/var/tmp", **settings: Any) -> Iterator[Fleet]:
+    """`hosts` daemons that run, with their data below `parent`. `settings` are keys of the daemon's configuration."""
     token = secrets.token_hex(2)
     # Not below pytest's own directory: that one is 0700, and user namespaces of containers must pass through.
-    directory = Path(tempfile.mkdtemp(prefix=f"shoal-test-{token}-", dir="/var/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix=f"shoal-test-{token}-", dir=parent))
     directory.chmod(0o711)
+    (directory / "owner").write_text(_identity(os.getpid()))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         fleet = _make(directory, token, hosts, settings)
@@ -250,6 +252,33 @@ def running_fleet(hosts: int = 1, **settings: Any) -> Iterator[Fleet]:
             daemon.start()
         stack.callback(fleet.remove_containers)
         yield fleet
+
+
+def sweep_abandoned() -> None:
+    """Take down fleets whose test session was killed before it could."""
+    for directory in Path("/var/tmp").glob("shoal-test-*"):
+        owner = directory / "owner"
+        if not owner.exists() or owner.read_text() == _identity(int(owner.read_text().split()[0])):
+            continue
+        for file in directory.glob("h*.toml"):
+            _kill_daemon(file)
+            asyncio.run(compose.purge(config.load(file, {}, {})))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _identity(pid: int) -> str:
+    """The process and its start, which tells it from a later one of the same number; the number if it is gone."""
+    with contextlib.suppress(OSError):
+        return f"{pid} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    return str(pid)
+
+
+def _kill_daemon(config_file: Path) -> None:
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(config_file) in (entry / "cmdline").read_text().split("\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+                until(lambda pid=int(entry.name): not alive(pid), what="its end")
 
 
 def _make(directory: Path, token: str, hosts: int, settings: Mapping[str, Any]) -> Fleet:
@@ -314,7 +343,7 @@ def _free_subnets(count: int) -> list[ipaddress.IPv4Network]:
 
 
 def _environment() -> dict[str, str]:
-    kept = ("LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE", "SSL_CERT_FILE")
+    kept = ("LANG", "LC_ALL", "SSL_CERT_FILE")
     return {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         **{key: os.environ[key] for key in kept if key in os.environ},

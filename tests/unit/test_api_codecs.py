@@ -111,7 +111,7 @@ def test_an_entrypoint_without_the_flag_still_counts_and_none_is_none() -> None:
         ("spec.mounts.target", {"mounts": [{"kind": 3, "target": "/x"}, {"kind": 3, "target": "/x/"}]}),
         ("spec.mounts.source", {"mounts": [{"kind": 1, "source": "rel", "target": "/x"}]}),
         ("spec.mounts.source", {"mounts": [{"kind": 3, "source": "/a", "target": "/x"}]}),
-        ("spec.mounts", {"mounts": [{"kind": 2, "target": "/x", "tmpfs_size_bytes": 1}]}),
+        ("spec.mounts.tmpfs_size_bytes", {"mounts": [{"kind": 2, "target": "/x", "tmpfs_size_bytes": 1}]}),
         ("spec.mounts", {"mounts": [{"kind": 3, "target": "/x", "tmpfs_size_bytes": -1}]}),
         ("spec.mounts", {"mounts": [{"kind": 3, "target": "/x", "tmpfs_mode": 0o10000}]}),
         ("spec.resources.memory_bytes", {"resources": {"memory_bytes": -1}}),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def on_failure(retries: int = 0) -> RestartPolicy:
 def _without_root(monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         monkeypatch.setattr(os, "fchown", lambda *_: None)
+        monkeypatch.setattr(os, "chown", lambda *_: None)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -440,10 +442,19 @@ def _suspending(host: Rig) -> None:
         wrap(host.runtime, name)
 
 
+def _turns() -> Iterator[int]:
+    """Turns of the loop before the cancellation: each of the first, then ever longer, as threads take many."""
+    yield from range(1, 40)
+    steps = 40.0
+    while steps < 1e6:
+        yield int(steps)
+        steps *= 1.3
+
+
 async def test_cancelled_at_every_await_a_run_leaves_nothing(tmp_path: Path) -> None:
     async with rig(tmp_path) as host:
         _suspending(host)
-        for steps in range(1, 500):
+        for steps in _turns():
             task = asyncio.create_task(_create_and_start(host))
             for _ in range(steps):
                 await asyncio.sleep(0)
@@ -470,7 +481,7 @@ async def _create_and_start(host: Rig) -> None:
 async def test_cancelled_at_every_await_others_can_be_repeated(tmp_path: Path, what: str) -> None:
     async with rig(tmp_path) as host:
         _suspending(host)
-        for steps in range(1, 200):
+        for steps in _turns():
             made = await host.run("sleep", "100")
             if what == "start":
                 await host.supervisor.stop(made.id, 0, "")
@@ -673,6 +684,17 @@ async def test_follow_of_one_that_never_started(tmp_path: Path) -> None:
             assert await _read(host, "one", LogQuery(follow=True)) == b""
 
 
+async def test_more_followers_than_a_user_has_inotify_instances(tmp_path: Path) -> None:
+    async with rig(tmp_path) as host:
+        made = [await host.run("sleep", "100") for _ in range(3)]
+        reads = [asyncio.create_task(_read(host, made[n % 3].id, LogQuery(follow=True))) for n in range(300)]
+        await asyncio.sleep(0.05)
+        for each in made:
+            host.runtime.running[each.id].print(b"words\n")
+            await host.cases.stop(each.id, 0, "")
+        assert await asyncio.gather(*reads) == [b"words\n"] * 300
+
+
 async def test_stdin_of_one_without(tmp_path: Path) -> None:
     async with rig(tmp_path) as host:
         made = await host.run("sleep", "100")
@@ -688,6 +710,7 @@ async def test_nothing_is_remembered_of_those_who_waited(tmp_path: Path) -> None
             await host.cases.wait(made.id, "removed")
             await host.cases.wait(made.id, "not-running")
             assert [item async for item in (await host.output.attach(made.id, "", True, True, False)).output()]
+            assert await _read(host, made.id, LogQuery(follow=True)) == b""
         await until(lambda: not host.leftovers())
         life = host.supervisor._life
-        assert not any((life.watch._events, life.locks._locks, life._tasks, life._timers))
+        await until(lambda: not any((len(life.watch._events), life.locks._locks, life._tasks, life._timers)))

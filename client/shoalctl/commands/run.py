@@ -36,7 +36,7 @@ def run(
         Texts, typer.Option("-p", "--publish", metavar="[IP:]HOST:PORT", help="Publish a port (on 127.0.0.1).")
     ] = None,
     volume: Annotated[
-        Texts, typer.Option("-v", "--volume", metavar="SRC:DST[:ro]", help="Mount /host/path, ./local/path or a volume.")
+        Texts, typer.Option("-v", "--volume", metavar="SRC:DST[:ro]", help="Mount /host/path, ./path or a volume.")
     ] = None,
     mount: Annotated[
         Texts, typer.Option("--mount", metavar="type=...,src=...,dst=...", help="Mount; bind, volume or tmpfs.")

@@ -62,7 +62,7 @@ class StepMounts:
             root = build.context
         else:
             snapshot = None if isinstance(mount.base, ScratchBase) else await roots.snapshot_of(mount.base)
-            root = await stack.enter_async_context(self._snapshots.mounted(snapshot))
+            root = await stack.enter_async_context(self._snapshots.mounted(snapshot, uid_base=build.userns_base))
         found = await asyncio.to_thread(trees.resolve, root, mount.source)
         if found is None:
             raise InvalidArgument(f'"{mount.source}": not found', reason="MOUNT_SOURCE_MISSING")

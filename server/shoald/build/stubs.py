@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +33,7 @@ def remove_stubs(layer: Path, targets: Iterable[str] = ()) -> None:
 
 
 def _parts(target: str) -> list[str]:
-    return [part for part in target.split("/") if part not in ("", ".")]
+    return posixpath.normpath("/" + target).strip("/").split("/")
 
 
 def _remove(top: int, parts: list[str]) -> None:

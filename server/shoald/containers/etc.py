@@ -32,9 +32,10 @@ class EtcFiles:
 
 
 def hosts_text(hostname: str, address: str | None, more: Sequence[tuple[str, str]] = ()) -> str:
-    """Content of /etc/hosts; without an address the name stands for loopback. `more`: (name, address)."""
-    own = f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"
-    return _HOSTS + own + _lines(more)
+    """Content of /etc/hosts; without an address the name stands for loopback. Of a name with a domain the bare one
+    counts too, as in Docker. `more`: (name, address)."""
+    names = " ".join(dict.fromkeys((hostname, hostname.partition(".")[0])))
+    return _HOSTS + f"{address or '127.0.1.1'}\t{names}\n" + _lines(more)
 
 
 def resolv_conf_text(text: str, spec: ContainerSpec) -> str:

@@ -31,6 +31,7 @@ class Ghosts:
         """Keep the record, and move the log here, with the files before it."""
         logchain.move(log_path, self.log_path(container.id))
         self._kept[container.id] = (time.monotonic(), container)
+        self._kept.move_to_end(container.id)
         self._forget_old()
 
     def get(self, id_or_prefix: str) -> Container | None:
@@ -45,6 +46,7 @@ class Ghosts:
 
     def by_request(self, request_id: str) -> Container | None:
         """The record, by the request that made it."""
+        self._forget_old()
         return next((c for _, c in self._kept.values() if c.request_id == request_id), None)
 
     def log_path(self, container_id: str) -> Path:

@@ -152,6 +152,9 @@ class Launcher:
 
     async def _launch(self, container: Container) -> Launched:
         bundle_dir = self._runtime.bundle_dir(container.id)
+        # Its own root must pass through, and no user of the host: there are set-user-id programs in there.
+        os.chown(bundle_dir, 0, container.userns_base)
+        bundle_dir.chmod(0o710)
         rootfs = bundle_dir / IN_BUNDLE_ROOTFS
         endpoint: Endpoint | None = None
         ports: tuple[PortMapping, ...] = ()

@@ -6,21 +6,27 @@ entries are keyed by name and the request wins; labels are united.
 
 from __future__ import annotations
 
+import math
+import posixpath
 import re
 import signal as signals
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from shoal.errors import InvalidArgument
 from shoald.containers.isolation import check_isolation
 from shoald.containers.limits import check_limits
 from shoald.containers.logging import check_log
 from shoald.model.container import ContainerSpec, Mount, MountKind, Process
+from shoald.network.reservations import check_host_ip, check_protocol
 from shoald.oci.config import ImageConfig
 from shoald.runtime.namespaces import JOIN
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]*[a-zA-Z0-9])?"
+_HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_MAX_NAME, _MAX_HOSTNAME = 255, 64
+"""64: HOST_NAME_MAX of Linux."""
 
 
 def merge_env(*layers: Sequence[str]) -> tuple[str, ...]:
@@ -54,6 +60,8 @@ def process_of(spec: ContainerSpec, image: ImageConfig) -> Process:
             reason="INVALID_WORKDIR",
         )
     user = spec.user or config.user or ""
+    # The request was checked before, an image can hold anything.
+    _refuse_nul("the image's configuration", (*args, *env, working_dir, user))
     return Process(args=args, env=env, working_dir=working_dir, user=user)
 
 
@@ -66,9 +74,10 @@ def parse_signal(text: str) -> int:
     """ "SIGHUP", "hup" or "1" -> 1; also "RTMIN+3". Raises InvalidArgument (INVALID_SIGNAL)."""
     name = text.strip().upper()
     if name.isascii() and name.isdigit():
-        if 1 <= int(name) <= 64:
-            return int(name)
-        raise InvalidArgument(f"invalid signal: {text}", reason="INVALID_SIGNAL")
+        number = int(name[:4])  # longer than any signal, and no number that takes long to read
+        if 1 <= number <= 64:
+            return number
+        raise InvalidArgument(f"invalid signal: {text[:100]}", reason="INVALID_SIGNAL")
     name = name if name.startswith("SIG") else "SIG" + name
     match = re.fullmatch(r"SIGRT(MIN|MAX)(?:([+-])(\d{1,2}))?", name)
     if match:
@@ -79,18 +88,19 @@ def parse_signal(text: str) -> int:
     elif name in signals.Signals.__members__:
         return int(signals.Signals[name])
     raise InvalidArgument(
-        f"invalid signal: {text}", reason="INVALID_SIGNAL", hint="a name like SIGTERM or a number from 1 to 64"
+        f"invalid signal: {text[:100]}", reason="INVALID_SIGNAL", hint="a name like SIGTERM or a number from 1 to 64"
     )
 
 
 def check_spec(spec: ContainerSpec) -> None:
     """Refuse what can never work, before anything is made. Raises InvalidArgument."""
-    if spec.name and not _NAME.fullmatch(spec.name):
+    if spec.name and not (_NAME.fullmatch(spec.name) and len(spec.name) <= _MAX_NAME):
         raise InvalidArgument(
-            f"invalid container name ({spec.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", reason="INVALID_NAME"
+            f"invalid container name ({spec.name[:_MAX_NAME]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            reason="INVALID_NAME",
         )
-    if spec.hostname and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname)):
-        raise InvalidArgument(f"invalid hostname: {spec.hostname}", reason="INVALID_HOSTNAME")
+    if spec.hostname and (len(spec.hostname) > _MAX_HOSTNAME or not _HOSTNAME.fullmatch(spec.hostname)):
+        raise InvalidArgument(f"invalid hostname: {spec.hostname[:_MAX_NAME]}", reason="INVALID_HOSTNAME")
     if spec.network not in ("bridge", "host", "none") and not spec.network.startswith(JOIN):
         raise InvalidArgument(
             f"unknown network {spec.network!r}", reason="UNKNOWN_NETWORK", hint="use bridge, host or none"
@@ -127,11 +137,15 @@ def _check_strings(spec: ContainerSpec) -> None:
         ("user", (spec.user,)),
         ("working directory", (spec.working_dir,)),
     ):
-        if any("\0" in value for value in values):
-            raise InvalidArgument(f"{what} contains a NUL byte", reason="INVALID_STRING")
+        _refuse_nul(what, values)
     for entry in spec.env:
         if not entry or entry.startswith("="):
             raise InvalidArgument(f"invalid environment variable: {entry!r}", reason="INVALID_ENV")
+
+
+def _refuse_nul(what: str, values: Iterable[str]) -> None:
+    if any("\0" in value for value in values):
+        raise InvalidArgument(f"{what} contains a NUL byte", reason="INVALID_STRING")
 
 
 def _check_numbers(spec: ContainerSpec) -> None:
@@ -143,6 +157,11 @@ def _check_numbers(spec: ContainerSpec) -> None:
     for port in spec.ports:
         if not (0 < port.container_port < 65536 and 0 <= port.host_port < 65536):
             raise InvalidArgument(f"invalid port {port.host_port}:{port.container_port}", reason="INVALID_PORTS")
+        check_protocol(port.protocol)
+        if port.host_ip:
+            check_host_ip(port.host_ip)
+    if spec.stop_timeout_s is not None and not math.isfinite(spec.stop_timeout_s):
+        raise InvalidArgument(f"invalid stop timeout {spec.stop_timeout_s}", reason="INVALID_STOP_TIMEOUT")
 
 
 def check_mounts(mounts: Sequence[Mount]) -> None:
@@ -152,11 +171,13 @@ def check_mounts(mounts: Sequence[Mount]) -> None:
         target = mount.target
         if not target.startswith("/") or "\0" in target or ".." in target.split("/"):
             raise InvalidArgument(f"invalid mount path: '{target}' must be absolute", reason="INVALID_MOUNT")
-        if target.rstrip("/") == "":
+        if clean_target(target) == "/":
             raise InvalidArgument("invalid mount: the destination can't be '/'", reason="INVALID_MOUNT")
         if clean_target(target) in seen:
             raise InvalidArgument(f"duplicate mount point: {target}", reason="INVALID_MOUNT")
         seen.add(clean_target(target))
+        if mount.tmpfs_size_bytes < 0 or not 0 <= mount.tmpfs_mode <= 0o7777:
+            raise InvalidArgument(f"invalid tmpfs options for {target}", reason="INVALID_MOUNT")
         if mount.kind is MountKind.BIND and (not mount.source.startswith("/") or "\0" in mount.source):
             raise InvalidArgument(
                 f"invalid bind source '{mount.source}': it must be an absolute path on the host", reason="INVALID_MOUNT"
@@ -170,11 +191,12 @@ def clean_target(target: str) -> str:
 
 def with_image_volumes(spec: ContainerSpec, image: ImageConfig) -> tuple[Mount, ...]:
     """The request's mounts and an anonymous volume for each VOLUME of the image that none of them covers."""
-    volumes: Mapping[str, object] = image.defaults.volumes or {}
-    taken = {clean_target(mount.target) for mount in spec.mounts}
-    extra = tuple(
-        Mount(kind=MountKind.VOLUME, target=clean_target(path), anonymous=True)
-        for path in sorted(volumes)
-        if path.startswith("/") and clean_target(path) not in taken and clean_target(path) != "/"
-    )
+    taken = {clean_target(mount.target) for mount in spec.mounts} | {"/"}
+    wanted = {_inside(path) for path in image.defaults.volumes or {} if path.startswith("/") and "\0" not in path}
+    extra = [Mount(kind=MountKind.VOLUME, target=path, anonymous=True) for path in sorted(wanted - taken)]
     return (*spec.mounts, *extra)
+
+
+def _inside(path: str) -> str:
+    """A path of an image, whatever dots are in it."""
+    return clean_target(posixpath.normpath(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -23,12 +24,16 @@ class Watch:
     """One event a container; each change replaces it, so that every waiter wakes once and looks again."""
 
     def __init__(self) -> None:
-        self._events: dict[str, asyncio.Event] = {}
+        # Weak: an event that nobody waits for any more need not be kept.
+        self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._ends: OrderedDict[str, RunEnd] = OrderedDict()
 
     def event(self, container_id: str) -> asyncio.Event:
         """Set at the next change of the container. Take it BEFORE looking at the state."""
-        return self._events.setdefault(container_id, asyncio.Event())
+        event = self._events.get(container_id)
+        if event is None:
+            event = self._events[container_id] = asyncio.Event()
+        return event
 
     def changed(self, container_id: str) -> None:
         """Wake all who wait."""

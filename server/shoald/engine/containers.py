@@ -165,7 +165,8 @@ class ContainerCases:
             container = self.find(name)
             if self._supervisor.ghosts.get(container.id) is not None:
                 return replace(container, state=ContainerState.EXITED, pid=0)
-            return await self._supervisor.stop(container.id, timeout_s, signal)
+            async with measured(self._metrics, "stop"):
+                return await self._supervisor.stop(container.id, timeout_s, signal)
 
         return await self._once.run(request_id, f"stop {name} {timeout_s} {signal}", lambda: self._kept(work()))
 
@@ -188,7 +189,8 @@ class ContainerCases:
                 if force and ghost is not None:
                     return ghost.id
                 raise
-            await self._supervisor.remove(container.id, force=force, volumes=volumes)
+            async with measured(self._metrics, "remove"):
+                await self._supervisor.remove(container.id, force=force, volumes=volumes)
             return container.id
 
         return await self._once.run(request_id, f"remove {name} {force} {volumes}", lambda: self._kept(work()))

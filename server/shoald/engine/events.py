@@ -29,11 +29,16 @@ class EventLog:
         self._changed = asyncio.Event()
 
     async def follow(self, wanted: EventFilter) -> AsyncIterator[Event]:
-        """From the store, then live, until `until`. Raises OutOfRange (CURSOR_EXPIRED)."""
+        """From the store, then live, until `until`.
+
+        Raises OutOfRange: CURSOR_EXPIRED when events after the cursor are no longer kept, also while they are followed
+        too slowly; CURSOR_UNKNOWN for a cursor that was never given.
+        """
         cursor = self._start(wanted)
         while True:
             changed = self._changed
             while batch := self._md.events.after(cursor, BATCH):
+                self._check_kept(cursor)
                 for event in batch:
                     cursor = event.cursor
                     if wanted.until is not None and event.time > wanted.until:
@@ -44,14 +49,25 @@ class EventLog:
                 return
 
     def _start(self, wanted: EventFilter) -> int:
+        last = self._md.events.last_cursor()
         if wanted.cursor:
-            first = self._md.events.first_cursor()
-            if first and wanted.cursor < first - 1:
-                raise OutOfRange(
-                    f"events after {wanted.cursor} are no longer kept (the oldest is {first})", reason="CURSOR_EXPIRED"
-                )
+            if not 0 < wanted.cursor <= last:
+                raise OutOfRange(f"there is no event {wanted.cursor} (the last is {last})", reason="CURSOR_UNKNOWN")
+            self._check_kept(wanted.cursor)
             return wanted.cursor
-        return 0 if wanted.since is not None else self._md.events.last_cursor()
+        if wanted.since is None:
+            return last
+        first = self._md.events.first_cursor()
+        return first - 1 if first else last
+
+    def _check_kept(self, cursor: int) -> None:
+        first = self._md.events.first_cursor()
+        if first and cursor < first - 1:
+            raise OutOfRange(
+                f"events after {cursor} are no longer kept (the oldest is {first})",
+                reason="CURSOR_EXPIRED",
+                hint="list anew what there is, then follow from now on",
+            )
 
     @staticmethod
     async def _wait(changed: asyncio.Event, until: datetime | None) -> bool:

@@ -102,12 +102,12 @@ class OutputCases:
 
         async def watch() -> None:
             while True:
-                change = self._supervisor.change(container_id)
                 current = self._md.containers.get(container_id)
                 if current is None or current.state not in RUNNING:
                     finished.set()
                     return
-                await change.wait()
+                # No await since the record was read: no change is missed.
+                await self._supervisor.change(container_id).wait()
 
         watching = asyncio.create_task(watch())
         try:

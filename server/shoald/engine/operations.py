@@ -9,15 +9,22 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
 
-from shoal.errors import AlreadyExists, Cancelled, NotFound, ShoalError
+from shoal.errors import AlreadyExists, Cancelled, NotFound, OutOfRange, ShoalError
+from shoald.model.build import BuildWarning
 from shoald.model.image import Progress
 
 KEEP_FINISHED_S = 600.0
 MAX_BUFFERED_BYTES = 32 << 20
-"""Events of one operation that are kept for replay; the oldest go first."""
+"""Output of one operation that is kept for replay; the oldest goes first. What else happened is few, and stays."""
+MAX_FINISHED_BYTES = 64 << 20
+"""Output of all finished operations together; that of the oldest goes first."""
+
+OUTPUT_DROPPED = BuildWarning("OutputDropped", "output before this point is no longer kept: it was not read in time")
 
 R = TypeVar("R")
 Emit = Callable[[object], None]
@@ -25,29 +32,34 @@ Emit = Callable[[object], None]
 
 class Operation(Generic[R]):
     """One running or finished piece of work. `events` are numbered from 1 without end; numbers may be missing where a
-    later Progress record replaced an earlier one of the same id."""
+    later Progress record replaced an earlier one of the same id. Output (an event with `data`) that is no longer kept
+    is replaced by a BuildWarning of rule OutputDropped."""
 
     def __init__(self, request_id: str, kind: str, fingerprint: str) -> None:
         self.request_id = request_id
         self.kind = kind
         self.fingerprint = fingerprint
         self.finished_at: float | None = None
-        self._events: dict[int, tuple[int, object]] = {}
+        self._events: dict[int, object] = {}
         self._progress: dict[str, int] = {}
+        self._output: deque[tuple[int, int]] = deque()
         self._last = 0
-        self._bytes = 0
+        self.buffered_bytes = 0
         self._dropped_to = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[R] | None = None
+        self._entered = False
 
-    def begin(self, work: Callable[[Emit], Awaitable[R]]) -> None:
-        """Start the task."""
+    def begin(self, work: Callable[[Emit], Awaitable[R]], ended: Callable[[], object] = lambda: None) -> None:
+        """Start the task; `ended` is called when it is over."""
 
         async def run() -> R:
+            self._entered = True
             return await work(self.emit)
 
         self._task = asyncio.create_task(run(), name=f"{self.kind}:{self.request_id}")
         self._task.add_done_callback(self._finish)
+        self._task.add_done_callback(lambda _: ended())
 
     def _finish(self, task: asyncio.Task[R]) -> None:
         self.finished_at = time.monotonic()
@@ -68,31 +80,41 @@ class Operation(Generic[R]):
         """Append an event, or a (time, event) pair; a Progress record replaces the earlier one with its id."""
         self._last += 1
         body = event[1] if isinstance(event, tuple) else event
-        size = len(getattr(body, "data", b"")) + 200
         if isinstance(body, Progress):
-            old = self._progress.get(body.id)
-            if old is not None and old in self._events:
-                self._bytes -= self._events.pop(old)[0]
+            self._events.pop(self._progress.get(body.id, 0), None)
             self._progress[body.id] = self._last
-        self._events[self._last] = (size, event)
-        self._bytes += size
-        while self._bytes > MAX_BUFFERED_BYTES and len(self._events) > 1:
-            oldest = next(iter(self._events))
-            self._bytes -= self._events.pop(oldest)[0]
-            self._dropped_to = oldest
+        elif data := getattr(body, "data", b""):
+            self._output.append((self._last, len(data)))
+            self.buffered_bytes += len(data)
+        self._events[self._last] = event
+        self.drop_output(MAX_BUFFERED_BYTES)
         self._wake()
+
+    def drop_output(self, limit: int) -> None:
+        """Keep the last `limit` bytes of output, but at least its last event while the work goes on."""
+        while self.buffered_bytes > limit and len(self._output) > (not self.done):
+            number, size = self._output.popleft()
+            del self._events[number]
+            self.buffered_bytes -= size
+            self._dropped_to = number
 
     async def follow(self, cursor: int = 0) -> AsyncIterator[tuple[int, object]]:
         """Events after `cursor` with their numbers, until the work has ended. Raises nothing of the work's: see
-        result()."""
+        result().
+
+        Raises OutOfRange (CURSOR_UNKNOWN) for a cursor that was never given.
+        """
+        if not 0 <= cursor <= self._last:
+            raise OutOfRange(f"the {self.kind} {self.request_id} has no event {cursor} yet", reason="CURSOR_UNKNOWN")
         while True:
-            changed, done = self._changed, self.done
-            start = max(cursor, self._dropped_to)
-            for number in range(start + 1, self._last + 1):
+            changed, done, last = self._changed, self.done, self._last
+            for number in range(cursor + 1, last + 1):
                 cursor = number
-                entry = self._events.get(number)
-                if entry is not None:
-                    yield number, entry[1]
+                if number in self._events:
+                    yield number, self._events[number]
+                elif number == self._dropped_to:
+                    # All that was dropped lies at or before this number: it is told once, where the rest begins.
+                    yield number, (datetime.now(UTC), OUTPUT_DROPPED)
             if cursor >= self._last:
                 if done:
                     return
@@ -101,16 +123,20 @@ class Operation(Generic[R]):
     async def result(self) -> R:
         """The result, or the work's error. Cancelling the caller leaves the work alone."""
         assert self._task is not None
-        try:
-            return await asyncio.shield(self._task)
-        except asyncio.CancelledError:
-            if self._task.cancelled():
-                raise Cancelled(f"the {self.kind} was cancelled", reason="OPERATION_CANCELLED") from None
-            raise
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            raise Cancelled(f"the {self.kind} was cancelled", reason="OPERATION_CANCELLED")
+        return self._task.result()
 
     def cancel(self) -> bool:
-        """End the work; True when it was running."""
-        return self._task is not None and not self._task.done() and self._task.cancel()
+        """End the work; True when it was running. Work that was begun a moment ago is entered first, so that it can
+        clean up what was prepared for it."""
+        if self._task is None or self._task.done():
+            return False
+        if self._entered:
+            return self._task.cancel()
+        asyncio.get_running_loop().call_soon(self._task.cancel)
+        return True
 
     async def settle(self) -> None:
         """Wait until the task has ended; never raises its error."""
@@ -143,7 +169,7 @@ class Operations:
             return known, False  # type: ignore[return-value]
         operation: Operation[R] = Operation(request_id or secrets.token_hex(16), kind, fingerprint)
         self._by_id[operation.request_id] = operation  # type: ignore[assignment]
-        operation.begin(work)
+        operation.begin(work, self._ended)
         return operation, True
 
     def get(self, request_id: str, kind: str) -> Operation[object]:
@@ -171,43 +197,71 @@ class Operations:
         for op in running:
             await op.settle()
 
+    def _ended(self) -> None:
+        self._forget_old()
+        asyncio.get_running_loop().call_later(KEEP_FINISHED_S + 1, self._forget_old)
+
     def _forget_old(self) -> None:
         limit = time.monotonic() - KEEP_FINISHED_S
-        for key in [k for k, op in self._by_id.items() if op.finished_at is not None and op.finished_at < limit]:
-            del self._by_id[key]
+        finished = [op for op in self._by_id.values() if op.finished_at is not None]
+        room = MAX_FINISHED_BYTES
+        for op in sorted(finished, key=lambda op: -(op.finished_at or 0)):
+            if (op.finished_at or 0) < limit:
+                del self._by_id[op.request_id]
+                continue
+            op.drop_output(max(room, 0))
+            room -= op.buffered_bytes
 
 
 class Once:
     """Short mutations by request id: a retry gets the first call's outcome instead of doing it twice."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, tuple[float, str, asyncio.Task[object]]] = {}
+        self._known: dict[str, tuple[float, str, asyncio.Task[Any]]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, request_id: str, fingerprint: str, work: Callable[[], Awaitable[R]]) -> R:
-        """Do `work` once for this id; without an id always. The work is not cancelled with its caller."""
+        """Do `work` once for this id; without an id always. The work is not cancelled with its caller.
 
+        Raises AlreadyExists (REQUEST_ID_REUSED) when the id stands for something else, and what `work` raises; a call
+        that failed for a passing reason (UNAVAILABLE, ABORTED) is forgotten, so that a retry is a true one.
+        """
+        self._forget_old()
+        known = self._known.get(request_id)
+        if known is not None and known[1] != fingerprint:
+            raise AlreadyExists(
+                f"request id {request_id} was used for another request",
+                reason="REQUEST_ID_REUSED",
+                hint="make a new request id for a new request",
+            )
+        task = known[2] if known is not None else self._begin(work)
+        if request_id and known is None:
+            self._known[request_id] = (time.monotonic(), fingerprint, task)
+            task.add_done_callback(lambda done: self._forget_passing(request_id, done))
+        result: R = await asyncio.shield(task)
+        return result
+
+    def _begin(self, work: Callable[[], Awaitable[R]]) -> asyncio.Task[R]:
         async def call() -> R:
             return await work()
 
-        if not request_id:
-            return await asyncio.shield(asyncio.ensure_future(call()))
-        self._forget_old()
-        known = self._futures.get(request_id)
-        if known is None:
-            task = asyncio.ensure_future(call())
-            self._futures[request_id] = (time.monotonic(), fingerprint, task)
-        else:
-            if known[1] != fingerprint:
-                raise AlreadyExists(f"request id {request_id} was used for another request", reason="REQUEST_ID_REUSED")
-            task = known[2]  # type: ignore[assignment]
-        try:
-            return await asyncio.shield(task)
-        except ShoalError as error:
-            if error.code in ("UNAVAILABLE", "ABORTED"):
-                self._futures.pop(request_id, None)  # worth a true retry
-            raise
+        task = asyncio.ensure_future(call())
+        # The loop itself knows tasks weakly only: one whose caller is gone could vanish.
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen: there may be nobody left to see it
+
+    def _forget_passing(self, request_id: str, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or (isinstance(error, ShoalError) and error.code in ("UNAVAILABLE", "ABORTED")):
+            self._known.pop(request_id, None)
 
     def _forget_old(self) -> None:
         limit = time.monotonic() - KEEP_FINISHED_S
-        for key in [k for k, (at, _, task) in self._futures.items() if at < limit and task.done()]:
-            del self._futures[key]
+        for key in [k for k, (at, _, task) in self._known.items() if at < limit and task.done()]:
+            del self._known[key]

@@ -48,6 +48,11 @@ def confine(*, keep: frozenset[int], raised_later: frozenset[int] = frozenset())
     _call(_libc.umount2, b".", _MNT_DETACH)
     os.chroot(".")
     os.chdir("/")
+    restrict(keep=keep, raised_later=raised_later)
+
+
+def restrict(*, keep: frozenset[int], raised_later: frozenset[int] = frozenset()) -> None:
+    """The half of `confine` that comes after the change of roots: no more code, few capabilities."""
     _forbid_imports()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _drop(keep, raised_later)

@@ -54,6 +54,7 @@ class BridgeNetwork:
         self._index = 0
         self._mtu = settings.mtu or 1500
         self._open: set[str] = set()
+        self._changes: list[tuple[str, asyncio.Future[None]]] = []
         self._unwiring: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -122,11 +123,31 @@ class BridgeNetwork:
 
     async def _change(self, script: str) -> None:
         """Apply a small change, or replace the whole table where it does not fit (somebody flushed it a moment ago).
-        Holds: the lock of the rules."""
+
+        Changes that come while nft runs are applied together by its next run: twenty containers that start or end at
+        once need two or three, not twenty. Call through `to_end`, after `_open` says what is to be open.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changes.append((script, done))
+        async with self._rules:
+            if not done.done():
+                await self._apply_changes()
+        await done
+
+    async def _apply_changes(self) -> None:
+        """Holds: the lock of the rules."""
+        changes, self._changes = self._changes, []
         try:
-            await nft.apply(script)
-        except ShoalError:
-            await self._write_table()
+            try:
+                await nft.apply("".join(script for script, _ in changes))
+            except ShoalError:
+                await self._write_table()
+        except BaseException as error:  # noqa: BLE001 -- told to all who wait
+            for _, done in changes:
+                done.set_exception(error)
+        else:
+            for _, done in changes:
+                done.set_result(None)
 
     async def _watch_rules(self) -> None:
         """Rules that somebody else flushed come back within moments: published ports are ours to keep."""
@@ -232,16 +253,15 @@ class BridgeNetwork:
         try:
             await self._open_ports(container_id, address)
         except BaseException:
-            self._open.discard(container_id)
+            await to_end(self._close_ports(container_id))
             await in_thread(lambda: self._unwire(_link_name(container_id)))
             raise
 
     async def _open_ports(self, container_id: str, address: ipaddress.IPv4Address) -> None:
         published = self._published(container_id)
         if published:
-            async with self._rules:
-                self._open.add(container_id)
-                await self._change(open_script(self._settings.nft_table, published))
+            self._open.add(container_id)
+            await to_end(self._change(open_script(self._settings.nft_table, published)))
             await _forget_flows(published, address)
 
     def _wire(self, name: str, pid: int, address: ipaddress.IPv4Address) -> None:
@@ -274,11 +294,10 @@ class BridgeNetwork:
     async def _close_ports(self, container_id: str) -> None:
         address = self._md.addresses.get(container_id, self._settings.subnet)
         published = self._published(container_id)
-        async with self._rules:
-            was_open = container_id in self._open
-            self._open.discard(container_id)
-            if published and was_open:
-                await self._change(close_script(self._settings.nft_table, published))
+        was_open = container_id in self._open
+        self._open.discard(container_id)
+        if published and was_open:
+            await self._change(close_script(self._settings.nft_table, published))
         if published and was_open and address is not None:
             await _forget_flows(published, address)
 

@@ -119,7 +119,10 @@ class ContainerFiles:
 
     def write_config(self, config: object) -> None:
         """Write config.json. The run directory is a tmpfs: nothing to sync."""
-        (self.directory / "config.json").write_bytes(msgspec.json.encode(config))
+        # 0600: the environment may hold secrets.
+        fd = os.open(self.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(msgspec.json.encode(config))
 
     def configured(self) -> Configured:
         """What config.json says, whoever wrote it; empty without one."""

@@ -30,6 +30,7 @@ from shoald.runtime.monitor import Monitor, Report, end_monitor, kill_monitor, m
 from shoald.runtime.ports import Bundle, Created, Exit, StdinWriter
 from shoald.runtime.precompiled import PrecompiledFilters
 from shoald.runtime.probe import OciRuntime
+from shoald.runtime.targets import check_mount_targets
 from shoald.runtime.uncancelled import uncancelled
 from shoald.runtime.workdir import check_working_dir
 
@@ -93,6 +94,7 @@ class ConmonRuntime:
         if ":" in str(bundle.log_path):
             # conmon takes what follows for something else.
             raise InvalidArgument(f"the log path {bundle.log_path} has a colon", reason="INVALID_LOG_PATH")
+        check_mount_targets(bundle.rootfs, bundle.config)
         check_working_dir(bundle.rootfs, bundle.config)
         created, cancelled = await uncancelled(self._create(bundle, files))
         if cancelled:

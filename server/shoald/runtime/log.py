@@ -11,8 +11,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from asyncinotify import Inotify, Mask
-
 from shoal.errors import OutOfRange
 from shoald.model.log import LogBatch, LogQuery, LogRecord
 from shoald.runtime import logchain
@@ -20,6 +18,7 @@ from shoald.runtime.logchain import end_cursor as end_cursor
 from shoald.runtime.logfile import LogFile
 from shoald.runtime.loggrep import HOLD_S, LineFilter
 from shoald.runtime.logline import parse_records, parse_spans
+from shoald.runtime.logwatch import log_watch
 
 _INLINE = 64 << 10
 """Up to so many bytes are read without a thread: they were just written."""
@@ -52,11 +51,10 @@ async def read_log(
 
 
 async def _follow(reader: LogReader, query: LogQuery, finished: asyncio.Event) -> AsyncIterator[LogBatch]:
-    with Inotify() as inotify:
-        # The directory, not the file: that may not be there yet. The watch is set before the first look.
-        path = reader.locate()
-        inotify.add_watch(path.parent, Mask.CREATE | Mask.MODIFY | Mask.MOVED_TO)
+    # The directory, not the file: that may not be there yet. The watch is set before the first look.
+    with log_watch().changes(reader.locate().parent) as changed:
         while True:
+            changed.clear()
             last = finished.is_set() or _past(query)
             async for batch in reader.batches():
                 yield batch
@@ -66,7 +64,7 @@ async def _follow(reader: LogReader, query: LogQuery, finished: asyncio.Event) -
                 return
             for batch in reader.overdue():
                 yield batch
-            await _changed(inotify, path.name, finished, _patience(query, reader))
+            await _changed(changed, finished, _patience(query, reader))
 
 
 def _past(query: LogQuery) -> bool:
@@ -83,23 +81,15 @@ def _patience(query: LogQuery, reader: LogReader) -> float | None:
     return max(0.0, min(waits)) if waits else None
 
 
-async def _changed(inotify: Inotify, name: str, finished: asyncio.Event, timeout: float | None) -> None:
+async def _changed(changed: asyncio.Event, finished: asyncio.Event, timeout: float | None) -> None:
     """Wait until the log grew, the container finished, or the time is over."""
-    waits = [asyncio.ensure_future(_grown(inotify, name)), asyncio.ensure_future(finished.wait())]
+    waits = [asyncio.ensure_future(changed.wait()), asyncio.ensure_future(finished.wait())]
     try:
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def _grown(inotify: Inotify, name: str) -> None:
-    while True:
-        event = await inotify.get()
-        changed = "" if event.name is None else str(event.name)
-        if not changed or changed == name or changed.startswith(f"{name}.") or event.mask & Mask.Q_OVERFLOW:
-            return
 
 
 class LogReader:

@@ -33,6 +33,8 @@ class HostMount(Struct, frozen=True):
     read_only: bool = False
     tmpfs_size_bytes: int = 0
     tmpfs_mode: int = 0
+    single_file: bool = False
+    """Nothing is mounted below it, and crun (1.8) makes only directories recursively read-only."""
     propagation: str = "rprivate"
     """rprivate, rslave, private or slave: a container never mounts into the host."""
 
@@ -144,7 +146,7 @@ def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
         [
             "rbind",
             mount.propagation,
-            *(read_only(recursive) if mount.read_only else ["rw"]),
+            *(read_only(recursive and not mount.single_file) if mount.read_only else ["rw"]),
             *(["nosuid", "nodev", "noexec"] if mount.kind is MountKind.SECRET else []),
         ],
     )

@@ -272,8 +272,8 @@ def _forget_volatile(work: Path) -> None:
     """Let an upper be mounted again that was volatile: the kernel refuses it, as after a crash its files may be torn.
     Here a crash is the end of such a layer, so this was the same boot and nothing is lost."""
     mark = work / "work" / "incompat" / "volatile"
-    with translated("mount layer again"), contextlib.suppress(FileNotFoundError):
-        mark.rmdir()
+    if mark.exists():
+        remove_tree(mark)
 
 
 def _unmount_and_remove(target: Path) -> None:

@@ -1,0 +1,3 @@
+FROM BASE
+ADD . /all/
+ADD arc.tar.g* /wild/
