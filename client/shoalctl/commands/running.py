@@ -126,8 +126,8 @@ class Running:
         if self._signals is not None:
             self._signals.add(host, container.id)
         attachment = Attachment(host, container.id)
-        async for record in attachment.output():
-            self._marks.update(host.name, record.data, error=record.stream == record.STREAM_STDERR)
+        async for error, data in attachment.pieces():
+            self._marks.update(host.name, data, error=error)
         return attachment.exit_code or exits.OK
 
     async def _started(self, host: HostClient) -> container_pb2.Container:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from shoal.errors import OutOfRange
 from shoalctl.connect.failure import LinkLost
 from shoalctl.connect.link import CALL_TIMEOUT, Link
+from shoalctl.fleet.lines import Batch
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2, image_pb2, system_pb2, types_pb2, volume_pb2
@@ -208,16 +211,50 @@ class HostClient:
 
     async def logs(self, request: container_pb2.ContainerServiceLogsRequest) -> AsyncIterator[container_pb2.LogRecord]:
         """A container's output; a lost link is taken up with no gap and no duplicate."""
+        async with aclosing(self._log_batches(request)) as batches:
+            async for message in batches:
+                for record in message.records:
+                    yield record
+
+    async def log_batches(
+        self, request: container_pb2.ContainerServiceLogsRequest, gap: Callable[[], None] | None = None
+    ) -> AsyncIterator[Batch]:
+        """As `logs`, in batches, which is many times faster.
+
+        `gap` is called where lines are missing because the host threw them away before they could be read; without it,
+        OutOfRange (CURSOR_EXPIRED) is raised there.
+        """
+        from shoal.v1 import container_pb2
+
+        ask = container_pb2.ContainerServiceLogsRequest()
+        ask.CopyFrom(request)
+        ask.accept_raw = True
+        while True:
+            try:
+                async with aclosing(self._log_batches(ask)) as batches:
+                    async for message in batches:
+                        ask.cursor = message.cursor
+                        yield Batch(message)
+                return
+            except OutOfRange as error:
+                if gap is None or error.reason != "CURSOR_EXPIRED" or ask.cursor == request.cursor:
+                    raise
+                gap()
+                ask.cursor = request.cursor
+                ask.ClearField("tail")
+
+    async def _log_batches(
+        self, request: container_pb2.ContainerServiceLogsRequest
+    ) -> AsyncGenerator[container_pb2.ContainerServiceLogsResponse, None]:
         from shoal.v1 import container_pb2
 
         ask = container_pb2.ContainerServiceLogsRequest()
         ask.CopyFrom(request)
         while True:
             try:
-                async for batch in self.link.stream(_containers("Logs"), ask):
-                    for record in batch.records:
-                        yield record
-                    ask.cursor = batch.cursor
+                async for message in self.link.stream(_containers("Logs"), ask):
+                    ask.cursor = message.cursor
+                    yield message
                 return
             except LinkLost:
                 await self.link.reconnect()

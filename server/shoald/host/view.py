@@ -5,7 +5,7 @@ root file system with its volumes mounted into it. The program holds no more rig
 joins the container's user namespace, so that even a file that a hostile container puts in its way (a link, a mount, a
 device) does to the host nothing that the container could not do by itself. Nothing of the container is executed.
 
-In both cases: no devices, no /proc and /sys (Docker does not copy them either), no network, and no code is loaded later.
+In both cases: no devices, no /proc and /sys (as Docker), no network, and no code is loaded later.
 """
 
 from __future__ import annotations
