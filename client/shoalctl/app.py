@@ -41,7 +41,7 @@ VERBS: dict[str, Verb] = {
     "info": Verb("info", "Show what the hosts have"),
     "version": Verb("version", "Show the versions of the client and the hosts"),
     "events": Verb("events", "Show what happens on the hosts"),
-    "volume": Verb("volume", "List and remove volumes"),
+    "volume": Verb("volume", "Manage volumes: create, list, inspect, remove, prune, export, import"),
     "host": Verb("host", "Manage the hosts that this client knows"),
     "pki": Verb("pki", "Make the fleet's CA and certificates"),
     "completion": Verb("completion", "Print a completion script for a shell"),

@@ -1,4 +1,4 @@
-"""`shoal volume ls|rm`."""
+"""`shoal volume create|ls|inspect|rm|prune|export|import`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,67 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
 
-app = verb_app("List and remove volumes.")
+app = verb_app("Manage volumes.")
 
-COLUMNS = (Column("VOLUME NAME", "Name"), Column("CREATED", "CreatedAt"), Column("MOUNTPOINT", "Mountpoint"))
+Texts = list[str] | None
+COLUMNS = (Column("DRIVER", "Driver"), Column("VOLUME NAME", "Name"), Column("CREATED", "CreatedAt"))
+FILTERS = ("dangling", "driver", "label", "name")
+
+
+@app.command("create", cls=HostCommand)
+def create(
+    ctx: typer.Context,
+    volume: Annotated[str, typer.Argument(metavar="[VOLUME]", help="Its name; else a random one.")] = "",
+    driver: Annotated[str, typer.Option("-d", "--driver", metavar="DRIVER", help="There is only local.")] = "local",
+    label: Annotated[Texts, typer.Option("--label", metavar="KEY=VALUE", help="Label it.")] = None,
+    opt: Annotated[
+        Texts, typer.Option("-o", "--opt", metavar="KEY=VALUE", help="type=, device= or o= (role admin).")
+    ] = None,
+) -> None:
+    """Make a volume and print its name. One that is there with the same options is a success."""
+    from shoalctl.flags.environment import labels
+
+    if driver != "local":
+        raise UsageFault(f"there is no volume driver {driver!r}, only local")
+    execute(_create(ctx.obj, volume, labels(label or ()), _options(opt or ())))
 
 
 @app.command("ls", cls=HostCommand)
 def list_volumes(
     ctx: typer.Context,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only names.")] = False,
+    filter_: Annotated[
+        Texts, typer.Option("-f", "--filter", metavar="KEY=VALUE", help="dangling, driver, label or name.")
+    ] = None,
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json, or a template.")] = "",
 ) -> None:
     """List volumes by name."""
+    from shoalctl.flags.filters import parse_filters
+
     invocation: Invocation = ctx.obj
     listing = Listing(COLUMNS, "Name", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
-    execute(_list(invocation, listing))
+    filters = parse_filters(filter_ or (), FILTERS)
+    if any(value not in ("true", "1", "false", "0") for value in filters["dangling"]):
+        raise UsageFault("the filter dangling is true or false")
+    execute(_list(invocation, listing, filters))
+
+
+@app.command("inspect", cls=HostCommand)
+def inspect(
+    ctx: typer.Context,
+    volumes: Annotated[list[str], typer.Argument(metavar="VOLUME...")],
+    format_: Annotated[str, typer.Option("-f", "--format", metavar="FORMAT", help="A template, or json.")] = "",
+) -> None:
+    """Show all that is known of volumes: a JSON array in docker's shape."""
+    from shoalctl.commands.volume_archive import inspect_volumes
+
+    Listing((), "", format_).check()
+    execute(inspect_volumes(ctx.obj, volumes, format_))
 
 
 @app.command("rm", cls=HostCommand)
@@ -38,15 +80,95 @@ def remove(
     execute(_remove(ctx.obj, volumes, force=force))
 
 
+@app.command("prune", cls=HostCommand)
+def prune(
+    ctx: typer.Context,
+    everything: Annotated[bool, typer.Option("-a", "--all", help="Named volumes too.")] = False,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
+    filter_: Annotated[
+        Texts, typer.Option("--filter", metavar="label=KEY[=VALUE]", help="Only those with this label.")
+    ] = None,
+) -> None:
+    """Delete the volumes that no container names: anonymous ones, or with --all every one."""
+    from shoalctl.flags.filters import parse_filters
+
+    wanted = parse_filters(filter_ or (), ("label",))["label"]
+    labels = [(key, value) for key, _, value in (text.partition("=") for text in wanted)]
+    if not force:
+        _ask("all volumes" if everything else "all anonymous volumes")
+    execute(_prune(ctx.obj, everything=everything, labels=labels))
+
+
+@app.command("export", cls=HostCommand)
+def export(
+    ctx: typer.Context,
+    volume: Annotated[str, typer.Argument(metavar="VOLUME")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="Instead of standard output.")] = "",
+) -> None:
+    """Write a volume's content as a tar archive, of one host."""
+    from shoalctl.commands.volume_archive import export_to
+
+    execute(export_to(ctx.obj, volume, output))
+
+
+@app.command("import", cls=HostCommand)
+def import_(
+    ctx: typer.Context,
+    volume: Annotated[str, typer.Argument(metavar="VOLUME", help="Made if it does not exist.")],
+    source: Annotated[str, typer.Argument(metavar="[FILE|-]", help="A tar: plain, gzip or zstd.")] = "-",
+) -> None:
+    """Unpack a tar archive into a volume, over what is there."""
+    from shoalctl.commands.volume_archive import import_from
+
+    execute(import_from(ctx.obj, volume, source))
+
+
 app.command("list", cls=HostCommand, hidden=True)(list_volumes)
+app.command("remove", cls=HostCommand, hidden=True)(remove)
 
 
-async def _list(invocation: Invocation, listing: Listing) -> int:
+def _options(entries: list[str] | tuple[()]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not key or not equals:
+            raise UsageFault(f"invalid option {entry!r}", hint="write type=, device= or o=, each with its value")
+        options[key] = value
+    return options
+
+
+def _ask(what: str) -> None:
+    from shoalctl.render.terminal import input_is_terminal
+
+    if not input_is_terminal():
+        raise UsageFault(f"this removes {what} that no container names", hint="say so with --force")
+    typer.confirm(f"This removes {what} that no container names. Continue?", abort=True)
+
+
+async def _create(invocation: Invocation, name: str, labels: dict[str, str], options: dict[str, str]) -> int:
+    from shoalctl.commands.batch import batch
+    from shoalctl.fleet.host import HostClient
+    from shoalctl.fleet.volumes import create_volume
+
+    async def work(host: HostClient, wanted: str) -> list[str]:
+        return [(await create_volume(host, wanted, labels=labels, options=options)).name]
+
+    return await batch(invocation, [name], work)
+
+
+async def _list(invocation: Invocation, listing: Listing, filters: dict[str, list[str]]) -> int:
+    from shoal.v1 import volume_pb2
     from shoalctl.commands.container_rows import label_text, moment
     from shoalctl.commands.outcome import collected, presented
+    from shoalctl.fleet.volumes import list_volumes
 
+    request = volume_pb2.VolumeServiceListRequest(dangling=bool({"true", "1"} & set(filters["dangling"])))
+    for text in filters["label"]:
+        key, _, value = text.partition("=")
+        request.labels.add(key=key, value=value)
     async with invocation.fleet() as fleet:
-        results = await collected(fleet.each(lambda host: host.volumes()), fleet.names)
+        results = await collected(fleet.each(lambda host: list_volumes(host, request)), fleet.names)
+    only_local = all(driver == "local" for driver in filters["driver"])
     return presented(
         listing,
         results,
@@ -55,12 +177,14 @@ async def _list(invocation: Invocation, listing: Listing) -> int:
                 "Host": host,
                 "Name": item.name,
                 "Driver": "local",
+                "Scope": "local",
                 "CreatedAt": moment(item.created_at).strftime("%Y-%m-%d %H:%M:%S"),
                 "Mountpoint": item.mountpoint,
                 "Anonymous": item.anonymous,
                 "Labels": label_text(item.labels),
             }
             for item in items
+            if only_local and (not filters["name"] or any(part in item.name for part in filters["name"]))
         ],
     )
 
@@ -80,3 +204,24 @@ async def _remove(invocation: Invocation, volumes: list[str], *, force: bool) ->
         return [name]
 
     return await batch(invocation, volumes, work)
+
+
+async def _prune(invocation: Invocation, *, everything: bool, labels: list[tuple[str, str]]) -> int:
+    from shoalctl.commands.outcome import collected, report
+    from shoalctl.fleet.volumes import prune_volumes
+    from shoalctl.render.human import size
+    from shoalctl.render.marks import MarkedLines
+
+    async with invocation.fleet() as fleet:
+        results = await collected(
+            fleet.each(lambda host: prune_volumes(host, everything=everything, labels=labels)), fleet.names
+        )
+        marks = MarkedLines(fleet.names)
+    for result in results:
+        if result.ok:
+            answer = result.get()
+            for name in answer.names:
+                marks.line(result.host, name)
+            marks.line(result.host, f"Total reclaimed space: {size(answer.freed_bytes)}")
+    marks.close()
+    return report(results)
