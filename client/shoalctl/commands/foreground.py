@@ -8,33 +8,49 @@ from contextlib import ExitStack, suppress
 
 from shoalctl import exits
 from shoalctl.commands.signals import SignalForwarder
+from shoalctl.flags.detach_keys import DEFAULT, KeyWatch, parse_detach_keys
 from shoalctl.fleet.attach import Attachment
 from shoalctl.fleet.host import HostClient
 from shoalctl.render import console, terminal
-
-_DETACH = b"\x10\x11"  # ctrl-p ctrl-q, as docker has it
+from shoalctl.render.errors import show_warning
 
 
 class Foreground:
     """Follows a container of one host until it exits; `run` returns its exit code.
 
-    Signals of this process go to the container. With `tty` keys and window sizes do too, and ctrl-p ctrl-q detaches.
+    Signals of this process go to the container, unless `sig_proxy` is off: they detach then. With `tty` keys and window
+    sizes go to it too, and `keys` detach. `cursor`: where the output begins, as `Attachment` has it.
     """
 
-    def __init__(self, host: HostClient, name: str, *, stdin: bool, tty: bool) -> None:
+    def __init__(
+        self,
+        host: HostClient,
+        name: str,
+        *,
+        stdin: bool,
+        tty: bool,
+        keys: bytes = parse_detach_keys(DEFAULT),
+        sig_proxy: bool = True,
+        cursor: str = "start",
+    ) -> None:
         self._host = host
         self._name = name
         self._stdin = stdin
         self._tty = tty
-        self._attachment = Attachment(host, name, stdin=stdin)
+        self._keys = keys
+        self._sig_proxy = sig_proxy
+        self._attachment = Attachment(host, name, stdin=stdin, cursor=cursor)
+        self._attachment.gap = lambda: show_warning("output is missing here: the host threw it away unread")
         self._detached = asyncio.Event()
 
     async def run(self) -> int:
         """The container's exit code; 0 after a detach. Raises the ShoalError that ends the connection."""
         with ExitStack() as stack:
             loop = asyncio.get_running_loop()
-            signals = stack.enter_context(SignalForwarder())
-            signals.add(self._host, self._name)
+            signals = SignalForwarder()
+            if self._sig_proxy:
+                stack.enter_context(signals)
+                signals.add(self._host, self._name)
             if self._tty:
                 self._attachment.resize(*terminal.window())
                 stack.callback(terminal.on_resize(loop, lambda: self._attachment.resize(*terminal.window())))
@@ -61,21 +77,18 @@ class Foreground:
             await asyncio.gather(printing, leaving, giving_up, return_exceptions=True)
 
     async def _print(self) -> None:
-        async for record in self._attachment.output():
-            console.raw(record.data, error=record.stream == record.STREAM_STDERR)
+        async for error, data in self._attachment.pieces():
+            console.raw(data, error=error)
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread that reads standard input. It may be left blocked in its read when the command ends."""
-        held = b""
+        watch = KeyWatch(self._keys if self._tty else b"")
         with suppress(RuntimeError, OSError):  # the loop is closed: nobody wants the input any more
             while data := terminal.read_input():
-                data = held + data
-                if self._tty and _DETACH in data:
-                    loop.call_soon_threadsafe(self._detached.set)
-                    return
-                held = b""
-                if self._tty and data.endswith(_DETACH[:1]):
-                    data, held = data[:-1], data[-1:]
+                data, detach = watch.feed(data)
                 if data:
                     asyncio.run_coroutine_threadsafe(self._attachment.send(data), loop).result()
+                if detach:
+                    loop.call_soon_threadsafe(self._detached.set)
+                    return
             asyncio.run_coroutine_threadsafe(self._attachment.end_input(), loop).result()

@@ -13,62 +13,74 @@ from shoalctl.flags.times import parse_time
 from shoalctl.invocation import Invocation
 
 app = verb_app()
+Texts = list[str] | None
 
 
 @app.command(cls=HostCommand)
 def logs(
     ctx: typer.Context,
-    container: Annotated[str, typer.Argument(metavar="CONTAINER")],
+    containers: Annotated[Texts, typer.Argument(metavar="[CONTAINER...]")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new output.")] = False,
     tail: Annotated[str, typer.Option("-n", "--tail", metavar="N", help="Only the last N lines.")] = "all",
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="From then on: 10m, or a date.")] = "",
     until: Annotated[str, typer.Option("--until", metavar="TIME", help="Up to then: 10m, or a date.")] = "",
     timestamps: Annotated[bool, typer.Option("-t", "--timestamps", help="Show the time of each line.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Show what the log options labels and env name, too.")
+    ] = False,
+    label: Annotated[
+        Texts, typer.Option("-l", "--label", metavar="KEY[=VALUE]", help="Of all containers with this label.")
+    ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Only standard output.")] = False,
+    stderr: Annotated[bool, typer.Option("--stderr", help="Only standard error.")] = False,
+    grep: Annotated[str, typer.Option("--grep", metavar="PATTERN", help="Only lines that hold this text.")] = "",
+    regex: Annotated[bool, typer.Option("-E", "--regex", help="PATTERN is a regular expression (RE2's).")] = False,
+    invert: Annotated[bool, typer.Option("-v", "--invert", help="Only lines that do not match.")] = False,
+    ignore_case: Annotated[bool, typer.Option("-i", "--ignore-case", help="Match in upper and lower case.")] = False,
 ) -> None:
-    """Show the output of a container: its stdout on stdout, its stderr on stderr."""
+    """Show the output of containers: their stdout on stdout, their stderr on stderr.
+
+    Lines of several containers and hosts are merged in the order of their time. Hosts search (--grep) on their side.
+    """
     if tail != "all" and not tail.isdecimal():
         raise UsageFault(f"--tail {tail!r} is not a number")
+    if not containers and not label:
+        raise UsageFault("name a container, or choose some with --label")
+    if not grep and (regex or invert or ignore_case):
+        raise UsageFault("-E, -v and -i need --grep")
     now = datetime.now(UTC)
-    span = (parse_time(since, now) if since else None, parse_time(until, now) if until else None)
-    lines = None if tail == "all" else int(tail)
-    execute(_logs(ctx.obj, container, span, lines, follow=follow, timestamps=timestamps))
+    from shoal.v1 import container_pb2
+
+    request = container_pb2.ContainerServiceLogsRequest(
+        follow=follow,
+        tail=None if tail == "all" else int(tail),
+        grep=grep,
+        grep_regex=regex,
+        grep_invert=invert,
+        grep_ignore_case=ignore_case,
+    )
+    if since:
+        request.since.FromDatetime(parse_time(since, now))
+    if until:
+        request.until.FromDatetime(parse_time(until, now))
+    if stdout != stderr:
+        stream = container_pb2.LogRecord
+        request.streams.append(stream.STREAM_STDOUT if stdout else stream.STREAM_STDERR)
+    execute(_logs(ctx.obj, containers or [], label or [], request, timestamps=timestamps, details=details))
 
 
 async def _logs(
     invocation: Invocation,
-    container: str,
-    span: tuple[datetime | None, datetime | None],
-    tail: int | None,
+    names: list[str],
+    labels: list[str],
+    request: object,
     *,
-    follow: bool,
     timestamps: bool,
+    details: bool,
 ) -> int:
-    from shoal.v1 import container_pb2
-    from shoalctl import exits
-    from shoalctl.commands.container_rows import stamp
-    from shoalctl.render.errors import show_error
-    from shoalctl.render.marks import MarkedLines
-
-    request = container_pb2.ContainerServiceLogsRequest(name=container, follow=follow, tail=tail)
-    if span[0] is not None:
-        request.since.FromDatetime(span[0])
-    if span[1] is not None:
-        request.until.FromDatetime(span[1])
     async with invocation.fleet() as fleet:
-        marks = MarkedLines(fleet.names)
-        failed = dict.fromkeys(fleet.names, False)
-        inside: set[tuple[str, int]] = set()  # sources in the middle of a line
-        async for result in fleet.logs(request):
-            if result.error is not None:
-                failed[result.host] = True
-                show_error(result.error, result.host)
-                continue
-            record = result.get()
-            data = record.data
-            source = (result.host, record.stream)
-            if timestamps and source not in inside:
-                data = stamp(record.time).encode() + b" " + data
-            (inside.add if record.partial else inside.discard)(source)
-            marks.update(result.host, data, error=record.stream == record.STREAM_STDERR)
-        marks.close()
-    return exits.combined(failed.values())
+        # Imported while the connection is being made.
+        import shoal.v1.container_pb2_grpc  # noqa: F401
+        from shoalctl.commands.reading import Reading
+
+        return await Reading(fleet, request, timestamps=timestamps, details=details).run(names, labels)  # type: ignore[arg-type]
