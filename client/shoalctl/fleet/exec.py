@@ -38,7 +38,6 @@ class ExecStream:
         self._size: tuple[int, int] | None = None
         self._ended = False
         self._detached = False
-        self._call: Any = None
 
     @property
     def name(self) -> str:
@@ -68,17 +67,18 @@ class ExecStream:
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal has a new size."""
-        if (rows, columns) != self._size:
+        if rows > 0 and columns > 0 and (rows, columns) != self._size:
             self._size = (rows, columns)
             with suppress(asyncio.QueueFull):
                 self._input.put_nowait(self._resize())
 
     async def detach(self) -> None:
         """Leave it running: `output()` ends."""
+        from shoal.v1 import container_pb2
+
         self._detached = True
-        if self._call is not None:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._call.done_writing()
+        request = container_pb2.ContainerServiceExecAttachRequest
+        await self._input.put(request(detach=request.Detach()))
 
     async def output(self) -> AsyncIterator[container_pb2.ContainerServiceExecAttachResponse.Output]:
         """The output, until the process has ended."""
@@ -101,7 +101,7 @@ class ExecStream:
         from shoal.v1 import container_pb2_grpc
 
         channel = await self._host.link.channel()
-        self._call = call = container_pb2_grpc.ContainerServiceStub(channel).ExecAttach()
+        call = container_pb2_grpc.ContainerServiceStub(channel).ExecAttach()
         writer: asyncio.Task[None] | None = None
         try:
             await call.write(self._start())

@@ -1924,6 +1924,19 @@ class ContainerServiceExecAttachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Detach(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -1954,6 +1967,7 @@ class ContainerServiceExecAttachRequest(_message.Message):
     STDIN_FIELD_NUMBER: _builtins.int
     STDIN_EOF_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
+    DETACH_FIELD_NUMBER: _builtins.int
     stdin: _builtins.bytes
     @_builtins.property
     def start(self) -> Global___ContainerServiceExecAttachRequest.Start: ...
@@ -1961,6 +1975,8 @@ class ContainerServiceExecAttachRequest(_message.Message):
     def stdin_eof(self) -> Global___ContainerServiceAttachRequest.StdinEof: ...
     @_builtins.property
     def resize(self) -> Global___ContainerServiceAttachRequest.Resize: ...
+    @_builtins.property
+    def detach(self) -> Global___ContainerServiceExecAttachRequest.Detach: ...
     def __init__(
         self,
         *,
@@ -1968,12 +1984,13 @@ class ContainerServiceExecAttachRequest(_message.Message):
         stdin: _builtins.bytes = ...,
         stdin_eof: Global___ContainerServiceAttachRequest.StdinEof | None = ...,
         resize: Global___ContainerServiceAttachRequest.Resize | None = ...,
+        detach: Global___ContainerServiceExecAttachRequest.Detach | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize", "detach"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -355,9 +355,10 @@ class ContainerServiceServicer(object):
     def ExecAttach(self, request_iterator, context):
         """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
         Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
-        process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
-        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
-        (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
+        process is started unless its request_id is known already; errors and roles as Exec. `detach` ends the call: the process
+        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off (or half-closes), the
+        process is killed, with its session, after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that
+        is a detach too. A reconnect with a cursor resumes without gap or
         duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
         it ended more than five minutes ago, or the daemon was restarted.
         """

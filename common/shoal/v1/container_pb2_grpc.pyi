@@ -107,9 +107,10 @@ class ContainerServiceStub:
     ExecAttach: _grpc.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]
     """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
     Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
-    process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
-    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
-    (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
+    process is started unless its request_id is known already; errors and roles as Exec. `detach` ends the call: the process
+    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off (or half-closes), the
+    process is killed, with its session, after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that
+    is a detach too. A reconnect with a cursor resumes without gap or
     duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
     it ended more than five minutes ago, or the daemon was restarted.
     """
@@ -218,9 +219,10 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     ExecAttach: _aio.StreamStreamMultiCallable[_container_pb2.ContainerServiceExecAttachRequest, _container_pb2.ContainerServiceExecAttachResponse]  # type: ignore[assignment]
     """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
     Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
-    process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
-    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
-    (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
+    process is started unless its request_id is known already; errors and roles as Exec. `detach` ends the call: the process
+    goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off (or half-closes), the
+    process is killed, with its session, after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that
+    is a detach too. A reconnect with a cursor resumes without gap or
     duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
     it ended more than five minutes ago, or the daemon was restarted.
     """
@@ -464,9 +466,10 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_container_pb2.ContainerServiceExecAttachResponse], _abc.AsyncIterator[_container_pb2.ContainerServiceExecAttachResponse]]:
         """ExecAttach connects to the standard streams of a process that Exec started. Roles: admin, operator.
         Streams as in Attach: `started` comes first and once, `exit` last. `start.exec` makes it Exec and ExecAttach in one: the
-        process is started unless its request_id is known already; errors and roles as Exec. A half-close detaches: the process
-        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off, the process is killed
-        (with its session) after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that is a detach too. A reconnect with a cursor resumes without gap or
+        process is started unless its request_id is known already; errors and roles as Exec. `detach` ends the call: the process
+        goes on, and only the last 1 MiB of its output is kept. When the last attached client is cut off (or half-closes), the
+        process is killed, with its session, after ten seconds without a reconnect, unless Exec said ON_DISCONNECT_DETACH: that
+        is a detach too. A reconnect with a cursor resumes without gap or
         duplicate while the output is kept; OUT_OF_RANGE, reason CURSOR_EXPIRED, otherwise. NOT_FOUND when the exec is unknown:
         it ended more than five minutes ago, or the daemon was restarted.
         """

@@ -88,12 +88,13 @@ async def _take(
                 if not (1 <= size.rows <= MAX_TERMINAL and 1 <= size.columns <= MAX_TERMINAL):
                     raise invalid("resize", f"{size.rows} x {size.columns} is no size of a terminal")
                 await session.resize(size.rows, size.columns)
+            case "detach":
+                detached.set()
+                return
             case "start":
                 raise invalid("start", "comes once")
             case _:
                 raise invalid("message", "is of a kind that this daemon does not know")
-    # A half-close: the client wants to leave. (A cut link ends the call by a cancellation.)
-    detached.set()
 
 
 async def _until_first(giving: Coroutine[Any, Any, None], taking: Coroutine[Any, Any, None]) -> None:

@@ -67,17 +67,19 @@ def send_signal(pid: int, start_time: int, number: int) -> bool:
 
 
 def signal_session(pid: int, start_time: int, number: int) -> None:
-    """Signal the process and all others of the session that it leads (see setsid(2)); nothing when it is gone."""
+    """Signal the process and all others of its session (see setsid(2)), unless that is our own. Nothing when it is
+    gone."""
     fd = pidfd_open(pid, start_time)
     if fd is None:
         return
     try:
-        # While the leader is not reaped nobody else can have its session's number.
-        for member in _session_members(pid):
+        session = _session(pid)
+        # While one of them lives nobody else can have the session's number.
+        for member in _session_members(session) if session not in (0, os.getsid(0)) else ():
             with contextlib.suppress(ProcessLookupError):
                 other = os.pidfd_open(member)
                 try:
-                    if member == pid or _session(member) == pid:
+                    if _session(member) == session:
                         signal.pidfd_send_signal(other, number)
                 finally:
                     os.close(other)
