@@ -100,6 +100,7 @@ def _host_mount(place: Placed) -> HostMount:
         read_only=mount.read_only,
         tmpfs_size_bytes=mount.tmpfs_size_bytes,
         tmpfs_mode=mount.tmpfs_mode,
+        tmpfs_options=mount.tmpfs_options,
         propagation=mount.propagation or "rprivate",
         single_file=os.path.isfile(place.source),
     )

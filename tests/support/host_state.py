@@ -143,7 +143,17 @@ def _mounts(host: Host, running: dict[str, dict[str, Any]]) -> Iterator[str]:
         for number, mount in enumerate(record["spec"].get("mounts", ()))
         if mount["kind"] != "tmpfs"
     }
-    found = host.mounts()
+    extra |= {
+        str(host.run_dir / each / "mounts" / name)
+        for each, record in running.items()
+        for name, there in (
+            ("shm", record["spec"].get("ipc_mode") == "shareable"),
+            ("devices", record["userns_base"] and (record["spec"].get("devices") or record["spec"].get("cdi_devices"))),
+        )
+        if there
+    }
+    # The daemon's own, once secrets were given.
+    found = [place for place in host.mounts() if place != str(host.run_dir / "secrets")]
     yield from _differ("mounts", set(found), roots | extra)
     yield from (f"mounted twice: {place}" for place in set(found) if found.count(place) > 1)
 

@@ -83,7 +83,7 @@ def write_etc(directory: Path, container: Container, endpoint: Endpoint | None, 
         resolv_conf = _read("/etc/resolv.conf")
     else:
         hostname = container.hostname
-        names = f"{hostname}.{spec.domainname} {hostname}" if spec.domainname else hostname
+        names = f"{hostname}.{spec.domainname}" if spec.domainname else hostname
         hosts = hosts_text(
             names, endpoint.ip_address if endpoint else None, extra_hosts(spec, endpoint.gateway if endpoint else "")
         )

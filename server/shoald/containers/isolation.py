@@ -10,6 +10,7 @@ from shoald.model.container import ContainerSpec
 from shoald.runtime.annotations import check_annotations
 from shoald.runtime.capabilities import beyond_default, bounding_set
 from shoald.runtime.devices import check_permissions, parse_rule
+from shoald.runtime.mounts import mount_target, tmpfs_option
 from shoald.runtime.namespaces import HOST, JOIN, check_modes, hosts, own
 from shoald.runtime.security import BUILTIN, security_options
 from shoald.runtime.sysctls import check_sysctls
@@ -58,6 +59,9 @@ def check_isolation(spec: ContainerSpec) -> None:
     _check_devices(spec)
     _check_names(spec)
     _check_conflicts(spec)
+    for mount in spec.mounts:
+        for option in mount.tmpfs_options:
+            tmpfs_option(option)
     for group in spec.group_add:
         if not _GROUP.fullmatch(group):
             raise InvalidArgument(f"invalid group {group!r}", reason="INVALID_GROUP", hint="a name or a number")
@@ -75,6 +79,7 @@ def _check_devices(spec: ContainerSpec) -> None:
         for path in (device.path_on_host, device.path_in_container or "/dev/null"):
             if not path.startswith("/") or "\0" in path or ".." in path.split("/") or not path.strip("/"):
                 raise InvalidArgument(f"invalid device path {path!r}: it must be absolute", reason="INVALID_DEVICE")
+        mount_target(device.path_in_container or device.path_on_host)
     for rule in spec.device_cgroup_rules:
         parse_rule(rule)
     for name in spec.cdi_devices:

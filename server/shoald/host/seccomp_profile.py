@@ -16,7 +16,8 @@ from shoald.host.seccomp import linux_seccomp
 from shoald.host.seccomp_bpf import compile_filter
 
 _Index = Annotated[int, Meta(ge=0, le=5)]
-_Word = Annotated[int, Meta(ge=0, le=2**64 - 1)]
+_Word = Annotated[int, Meta(ge=0)]
+_MAX_WORD = 2**64 - 1
 _Errno = Annotated[int, Meta(ge=0, le=4095)]
 _Texts = list[str] | None
 _FLAGS = frozenset({"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"})
@@ -77,6 +78,8 @@ def custom_seccomp(text: str, capabilities: Collection[str], machine: str, kerne
     for rule in profile.syscalls or ():
         if bool(rule.name) == bool(rule.names):
             raise _invalid("a rule has either name or names")
+        if any(max(argument.value, argument.value_two) > _MAX_WORD for argument in rule.args or ()):
+            raise _invalid("a value has more than 64 bits")
     try:
         converted = linux_seccomp(document, capabilities, machine, kernel)
         compile_filter(converted)

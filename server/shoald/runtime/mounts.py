@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ SHM_SIZE = 64 << 20
 PROPAGATIONS = ("rprivate", "private", "rslave", "slave")
 """What a bind mount may be: none lets what the container mounts out to the host."""
 
+_TMPFS_OPTION = re.compile(
+    r"(no)?(exec|suid|dev|atime|diratime)|relatime|strictatime|(uid|gid)=\d{1,10}|nr_(inodes|blocks)=\d{1,12}[kmg]?"
+)
+
 RECURSIVE_READ_ONLY_KERNEL = (5, 12)
 """The first Linux whose mount_setattr makes a bind mount read-only with all that is mounted below its source."""
 
@@ -33,6 +38,7 @@ class HostMount(Struct, frozen=True):
     read_only: bool = False
     tmpfs_size_bytes: int = 0
     tmpfs_mode: int = 0
+    tmpfs_options: tuple[str, ...] = ()
     single_file: bool = False
     """Nothing is mounted below it, and crun (1.8) makes only directories recursively read-only."""
     propagation: str = "rprivate"
@@ -131,7 +137,7 @@ def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
     """One mount of the user's; `recursive`: see `read_only`. Raises InvalidArgument (INVALID_MOUNT)."""
     target = mount_target(mount.target)
     if mount.kind is MountKind.TMPFS:
-        options = ["nosuid", "noexec", "nodev", f"mode={mount.tmpfs_mode or 0o1777:o}"]
+        options = [*_tmpfs_options(mount.tmpfs_options), f"mode={mount.tmpfs_mode or 0o1777:o}"]
         if mount.tmpfs_size_bytes > 0:
             options.append(f"size={mount.tmpfs_size_bytes}")
         return _mount(target, "tmpfs", "tmpfs", [*options, "ro"] if mount.read_only else options)
@@ -150,6 +156,23 @@ def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
             *(["nosuid", "nodev", "noexec"] if mount.kind is MountKind.SECRET else []),
         ],
     )
+
+
+def _tmpfs_options(asked: Sequence[str]) -> list[str]:
+    """Docker's nosuid, noexec and nodev but for what was asked for. Raises InvalidArgument (INVALID_MOUNT)."""
+    hardened = [name for name in ("nosuid", "noexec", "nodev") if name.removeprefix("no") not in asked]
+    return [*hardened, *(tmpfs_option(option) for option in asked if option not in ("nosuid", "noexec", "nodev"))]
+
+
+def tmpfs_option(option: str) -> str:
+    """An option of a tmpfs as it is. Raises InvalidArgument (INVALID_MOUNT) for one that is not known."""
+    if not _TMPFS_OPTION.fullmatch(option):
+        raise InvalidArgument(
+            f"invalid tmpfs option {option!r}",
+            reason="INVALID_MOUNT",
+            hint="exec, suid, dev, uid=N, gid=N or nr_inodes=N",
+        )
+    return option
 
 
 def mount_target(target: str) -> str:

@@ -147,7 +147,8 @@ def _process(given: SpecInput) -> dict[str, Any]:
     if options.apparmor not in ("", UNCONFINED):
         process["apparmorProfile"] = options.apparmor
     if spec.oom_score_adj:
-        process["oomScoreAdj"] = max(spec.oom_score_adj, given.limits.oom_score_floor or -1000)
+        floor = given.limits.oom_score_floor
+        process["oomScoreAdj"] = spec.oom_score_adj if floor is None else max(spec.oom_score_adj, floor)
     return process
 
 
