@@ -22,6 +22,7 @@ from shoald.build.solver import Solver
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
 from shoald.containers.ghosts import Ghosts
+from shoald.containers.copying import ContainerFiles
 from shoald.containers.launcher import Launcher
 from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Places
@@ -30,6 +31,7 @@ from shoald.containers.supervisor import Supervisor
 from shoald.content.local import LocalContent
 from shoald.engine.build import BuildCases, find_base
 from shoald.engine.containers import ContainerCases
+from shoald.engine.copying import CopyCases
 from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecCases
 from shoald.engine.facade import LocalEngine
@@ -177,6 +179,15 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         runner = runtime.exec_runner()
         runner.end_strays()
         execs = ExecCases(containers.find, runner, events.publish)
+        in_containers = ContainerFiles(
+            md.containers.get,
+            supervisor.change,
+            supervisor.still,
+            lambda container_id: runtime.bundle_dir(container_id) / "rootfs",
+            namespaces,
+            config.userns.size,
+        )
+        copying = CopyCases(containers.find, in_containers, events.publish)
         builds = _builds(config, md, content, snapshots, launcher, images, operations, events, metrics, stack)
         warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
         system = SystemCases(
@@ -204,6 +215,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             containers=containers,
             output=output,
             execs=execs,
+            copying=copying,
             volumes=VolumeCases(md, volumes, events.publish),
             files=FileCases(files, vault, supervisor, md.containers.find),
             system=system,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from shoal.pki import Role
 from shoal.v1 import container_pb2 as pb
 from shoald.api.attach import attach
-from shoald.api.call import require
 from shoald.api.checks import operation_id, optional_id, required
 from shoald.api.codec_common import credentials_of, seconds_of
 from shoald.api.codec_container import (
@@ -19,13 +17,14 @@ from shoald.api.codec_container import (
     log_query_of,
     pull_policy_of,
 )
-from shoald.api.codec_spec import spec_of
+from shoald.api.privileges import requested_spec
+from shoald.api.copying import CopyMethods
 from shoald.api.exec import ExecMethods
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 
 
-class ContainerService(ExecMethods):
+class ContainerService(CopyMethods, ExecMethods):
     """Thin: decode, call the engine, encode."""
 
     def __init__(self, engine: Engine) -> None:
@@ -33,9 +32,7 @@ class ContainerService(ExecMethods):
 
     async def Run(self, request: pb.ContainerServiceRunRequest, context: Context) -> pb.ContainerServiceRunResponse:
         request_id = operation_id(request.request_id)
-        spec = spec_of(request.spec)
-        if spec.userns == "host":
-            require(Role.ADMIN, "a container without a user namespace of its own (userns=host)")
+        spec = await requested_spec(self._engine, request.spec)
         made, warnings = await self._engine.run(
             request_id,
             spec,

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
 from shoald.containers.equipment import equipment, place_nodes
@@ -25,7 +26,7 @@ from shoald.host.blocking import in_thread, to_end
 from shoald.host.mounts import unmount
 from shoald.host.syscall import failure, translated
 from shoald.host.trees import remove_tree
-from shoald.model.container import Container, LogConfig, PortMapping
+from shoald.model.container import Container, LogConfig, MountKind, PortMapping
 from shoald.network.ports import Endpoint, NetworkDriver
 from shoald.runtime import logchain
 from shoald.runtime.devices import Equipment
@@ -209,6 +210,28 @@ class Launcher:
         """Address ("" without) and ports that it has."""
         endpoint, ports = self._network.reserved(container_id)
         return endpoint.ip_address if endpoint else "", tuple(ports)
+
+    # --- while it does not run --------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def still(self, container: Container) -> AsyncIterator[tuple[Path, list[Placed]]]:
+        """Mount the root file system, volumes and other files (no secrets) of a container that does not run; after a
+        crash `clear` undoes it."""
+        bundle = self._runtime.bundle_dir(container.id)
+        kinds = (MountKind.TMPFS, MountKind.SECRET)
+        kept = tuple(mount for mount in container.spec.mounts if mount.kind not in kinds)
+        shown = replace(container, spec=replace(container.spec, mounts=kept))
+        try:
+            await self._snapshots.mount(container.snapshot_id, bundle / IN_BUNDLE_ROOTFS, uid_base=container.userns_base)
+            places = await self.places.place(shown, ResolvedUser(0, 0), bundle / IN_BUNDLE_MOUNTS)
+            yield bundle / IN_BUNDLE_ROOTFS, places
+        finally:
+            await to_end(self._end_still(container.id))
+
+    async def _end_still(self, container_id: str) -> None:
+        await self._unmount(container_id)
+        await self.places.release(container_id)
+        await self._remove_bundle(container_id)
 
     # --- clear ------------------------------------------------------------------------------------------------------
 

@@ -6,20 +6,23 @@ One lock a container orders its transitions; whoever waits for a change holds no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 from msgspec.structs import replace
 
 from shoal.errors import DataLoss, FailedPrecondition, Internal, NotFound
+from shoald.containers.exposed import published
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
 from shoald.containers.lifecycle import Lifecycle, Publish
 from shoald.containers.names import random_name
-from shoald.containers.places import mount_number
+from shoald.containers.places import Placed, mount_number
 from shoald.containers.plan import (
     DEFAULT_STOP_TIMEOUT_S,
     check_spec,
@@ -119,7 +122,7 @@ class Supervisor:
             id=container_id,
             name=name,
             request_id=request_id or secrets.token_hex(16),
-            spec=replace(spec, mounts=mounts, name=name),
+            spec=replace(spec, mounts=mounts, name=name, ports=published(spec, image.config)),
             image_id=image.id,
             process=process_of(spec, image.config),
             state=ContainerState.CREATING,
@@ -329,6 +332,19 @@ class Supervisor:
     def logs(self) -> LogRotator:
         """What keeps the logs of running containers within their size."""
         return self._launcher.logs
+
+    @contextlib.asynccontextmanager
+    async def still(self, container_id: str) -> AsyncIterator[tuple[Path, list[Placed]]]:
+        """The files of a container that does not run, mounted for the time of the block, in which it can't be started:
+        root file system and mounts. Raises FailedPrecondition (CONTAINER_BUSY)."""
+        async with self._life.locks.get(container_id):
+            container = self._md.containers.find(container_id)
+            if container.state not in (*STARTABLE, ContainerState.DEAD):
+                raise FailedPrecondition(
+                    f"container {container.name} is {container.state.value}", reason="CONTAINER_BUSY", hint="try again"
+                )
+            async with self._launcher.still(container) as found:
+                yield found
 
     def change(self, container_id: str) -> asyncio.Event:
         """Set at the container's next change: take it before looking at the record."""

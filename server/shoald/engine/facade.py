@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from shoal.platform import Platform
 from shoald.engine.build import BuildCases
 from shoald.engine.containers import ContainerCases
+from shoald.engine.copying import CopyCases
 from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecAttachment, ExecCases
 from shoald.engine.images import ImageCases
@@ -33,6 +34,7 @@ from shoald.model.build import BuildRequest
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.path import PathStat
 
 
 class LocalEngine:
@@ -46,6 +48,7 @@ class LocalEngine:
         containers: ContainerCases,
         output: OutputCases,
         execs: ExecCases,
+        copying: CopyCases,
         volumes: VolumeUses,
         files: FileUses,
         system: SystemCases,
@@ -57,6 +60,7 @@ class LocalEngine:
         self._containers = containers
         self._output = output
         self._execs = execs
+        self._copying = copying
         self._volumes = volumes
         self._files = files
         self._system = system
@@ -170,6 +174,25 @@ class LocalEngine:
     async def exec_kill(self, exec_id: str, signal: str) -> None:
         """See Engine.exec_kill."""
         await self._execs.kill(exec_id, signal)
+
+    # Files of containers
+    async def stat_path(self, name: str, path: str) -> PathStat:
+        """See Engine.stat_path."""
+        return await self._copying.stat_path(name, path)
+
+    def copy_out(self, name: str, path: str, follow: bool) -> AsyncIterator[PathStat | bytes]:
+        """See Engine.copy_out."""
+        return self._copying.copy_out(name, path, follow)
+
+    async def copy_in(
+        self, name: str, path: str, chunks: AsyncIterable[bytes], keep_owner: bool, guard_types: bool
+    ) -> None:
+        """See Engine.copy_in."""
+        await self._copying.copy_in(name, path, chunks, keep_owner, guard_types)
+
+    def export_container(self, name: str) -> AsyncIterator[bytes]:
+        """See Engine.export_container."""
+        return self._copying.export_container(name)
 
     # Volumes and files of clients
     @property

@@ -22,6 +22,7 @@ from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
 from shoald.model.log import LogQuery as LogQuery
 from shoald.model.log import LogRecord as LogRecord
+from shoald.model.path import PathStat as PathStat
 from shoald.runtime.execbuffer import ExecOutput as ExecOutput
 from shoald.runtime.execspec import ExecRequest as ExecRequest
 
@@ -269,6 +270,21 @@ class Engine(Protocol):
 
     async def exec_kill(self, exec_id: str, signal: str) -> None:
         """Empty signal: SIGKILL. One that has ended is a success."""
+
+    # Files of containers
+    async def stat_path(self, name: str, path: str) -> PathStat:
+        """What is at a path."""
+
+    def copy_out(self, name: str, path: str, follow: bool) -> AsyncIterator[PathStat | bytes]:
+        """What is at the path, then a tar of it in chunks; `follow` a link at the path itself."""
+
+    async def copy_in(
+        self, name: str, path: str, chunks: AsyncIterable[bytes], keep_owner: bool, guard_types: bool
+    ) -> None:
+        """Unpack a tar in a directory. `guard_types`: no directory becomes something else, nor the other way round."""
+
+    def export_container(self, name: str) -> AsyncIterator[bytes]:
+        """The root file system without mounts as a tar in chunks."""
 
     # Volumes and files of clients
     @property
