@@ -11,7 +11,7 @@ import typer
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.commands.run_options import RunOptions
-from shoalctl.flags import environment, images, mounts, ports, process, secrets, sizes
+from shoalctl.flags import environment, images, logging, mounts, ports, process, secrets, sizes
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 
@@ -74,6 +74,10 @@ def run(
     pids_limit: Annotated[int, typer.Option("--pids-limit", metavar="N", help="Process limit; -1: none.")] = 0,
     cidfile: Annotated[str, typer.Option("--cidfile", metavar="FILE", help="Write the id to a new file.")] = "",
     creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the registry.")] = "",
+    log_driver: Annotated[str, typer.Option("--log-driver", metavar="NAME", help="local, journald or none.")] = "",
+    log_opt: Annotated[
+        Texts, typer.Option("--log-opt", metavar="KEY=VALUE", help="Such as max-size=10m and max-file=3.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress of a pull.")] = False,
 ) -> None:
     """Create and start a container, on each host that is asked.
@@ -118,6 +122,7 @@ def run(
         quiet=quiet,
         cidfile=cidfile,
         creds=given(creds),
+        log=logging.parse_log(log_driver, log_opt or ()),
     )
     _check(options)
     execute(_run(ctx.obj, options))

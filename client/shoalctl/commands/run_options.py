@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from shoalctl.flags.logging import LogFlags
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.ports import Port
 from shoalctl.flags.process import Restart
@@ -52,6 +53,7 @@ class RunOptions:
     quiet: bool = False
     cidfile: str = ""
     creds: tuple[str, str] | None = None
+    log: LogFlags = field(default_factory=LogFlags)
 
     def spec(self) -> container_pb2.ContainerSpec:
         """The container as the API describes it."""
@@ -85,6 +87,9 @@ class RunOptions:
                 memory_bytes=self.memory, nano_cpus=self.nano_cpus, pids_limit=self.pids_limit
             ),
         )
+        if self.log != LogFlags():
+            spec.log.driver = self.log.driver
+            spec.log.options.update(self.log.options)
         if self.stop_timeout is not None:
             spec.stop_timeout.FromTimedelta(self.stop_timeout)
         return spec

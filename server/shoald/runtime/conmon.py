@@ -265,24 +265,30 @@ class ConmonRuntime:
         return self._stdin.attach(container_id)
 
     async def reopen_log(self, container_id: str) -> bool:
-        """conmon closes its log, writes `PATH.tmp` and renames it to PATH on SIGUSR1; see the protocol."""
-        noted = self._directory.container(container_id).monitored()
-        return noted is not None and send_signal(noted.monitor_pid, noted.monitor_start_time, signal.SIGUSR1)
+        """conmon closes its log, writes `PATH.tmp` and renames it to PATH; see the protocol. Through its control FIFO:
+        conmon 2.1.6 takes SIGUSR1 without doing anything."""
+        return self._control(container_id, b"2 0 0\n")
 
     async def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size, at most 1000 by 1000."""
         rows, columns = (max(0, min(value, _MAX_TERMINAL)) for value in (rows, columns))
+        if not self._control(container_id, b"1 %d %d\n" % (rows, columns)):
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+
+    def _control(self, container_id: str, message: bytes) -> bool:
+        """Write to conmon's control FIFO; False when nobody reads it."""
         path = self._directory.container(container_id).directory / "ctl"
         try:
             fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENXIO):
                 raise
-            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING") from None
+            return False
         try:
-            os.write(fd, b"1 %d %d\n" % (rows, columns))
+            os.write(fd, message)
         finally:
             os.close(fd)
+        return True
 
 
 def _failure(files: ContainerFiles, message: str) -> ShoalError:

@@ -1,0 +1,34 @@
+"""`--log-driver` and `--log-opt`. The host knows the drivers and their options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shoalctl.flags.fault import UsageFault
+
+DRIVERS = ("local", "journald", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class LogFlags:
+    """Where output goes; "" for the host's default."""
+
+    driver: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_log(driver: str, options: Sequence[str]) -> LogFlags:
+    """Raises UsageFault."""
+    if driver and driver not in DRIVERS:
+        raise UsageFault(
+            f"--log-driver {driver!r} is unknown",
+            hint="choose local (which has json-file's max-size and max-file), journald or none",
+        )
+    parsed = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise UsageFault(f"--log-opt {option!r} is not KEY=VALUE")
+        parsed[key] = value
+    return LogFlags(driver, parsed)
