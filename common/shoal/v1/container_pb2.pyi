@@ -697,6 +697,8 @@ class ContainerSpec(_message.Message):
     LOG_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
+    PUBLISH_ALL_PORTS_FIELD_NUMBER: _builtins.int
+    EXPOSED_PORTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: the daemon makes one. [a-zA-Z0-9][a-zA-Z0-9_.-]*"""
     image: _builtins.str
@@ -723,11 +725,13 @@ class ContainerSpec(_message.Message):
     privileged: _builtins.bool
     """All capabilities and devices, no seccomp, no masked paths, no user namespace. Role admin."""
     pid_mode: _builtins.str
-    """"", "host" (role admin) or "container:<name>"."""
+    """"" or "private", "host" (role admin; there is no user namespace of its own then) or "container:<name>". Who joins a
+    container lives in its user namespace; joining one that has none needs the role admin. The other must be running.
+    """
     ipc_mode: _builtins.str
     """"" or "private", "shareable", "host" (role admin) or "container:<name>"."""
     uts_mode: _builtins.str
-    """"" or "host" (role admin)."""
+    """"" or "private", or "host" (role admin)."""
     cgroupns_mode: _builtins.str
     """"" or "private", or "host" (role admin)."""
     domainname: _builtins.str
@@ -738,7 +742,9 @@ class ContainerSpec(_message.Message):
     shm_size_bytes: _builtins.int
     """Bytes; 0: 64 MiB."""
     oom_score_adj: _builtins.int
-    """-1000 to 1000."""
+    """-1000 to 1000. Clamped to what the host allows, with a warning."""
+    publish_all_ports: _builtins.bool
+    """Publish every exposed port, the image's and these ("80", "7000-7002/udp"), on a port that the host chooses."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Replaces the image's CMD."""
@@ -777,7 +783,7 @@ class ContainerSpec(_message.Message):
     def cap_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def security_options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """"no-new-privileges[:true|false]", "seccomp=unconfined" (role admin), "seccomp=<JSON>", "apparmor=<profile>",
+        """"no-new-privileges[:true|false]", "seccomp=unconfined" or "seccomp=<JSON>" (role admin), "apparmor=<profile>",
         "systempaths=unconfined" (role admin), "label=disable".
         """
 
@@ -816,7 +822,11 @@ class ContainerSpec(_message.Message):
     @_builtins.property
     def log(self) -> Global___LogConfig: ...
     @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Passed on to the OCI runtime. Keys that tell it what to do ("run.oci.*"...) are refused."""
+
+    @_builtins.property
+    def exposed_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -872,10 +882,12 @@ class ContainerSpec(_message.Message):
         log: Global___LogConfig | None = ...,
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         oom_score_adj: _builtins.int = ...,
+        publish_all_ports: _builtins.bool = ...,
+        exposed_ports: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check", "log", b"log", "platform", b"platform", "resources", b"resources", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "auto_remove", b"auto_remove", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "cdi_devices", b"cdi_devices", "cgroupns_mode", b"cgroupns_mode", "command", b"command", "device_cgroup_rules", b"device_cgroup_rules", "devices", b"devices", "dns", b"dns", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "health_check", b"health_check", "hostname", b"hostname", "image", b"image", "init", b"init", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "ipc_mode", b"ipc_mode", "labels", b"labels", "log", b"log", "mac_address", b"mac_address", "mounts", b"mounts", "name", b"name", "network", b"network", "network_aliases", b"network_aliases", "oom_score_adj", b"oom_score_adj", "pid_mode", b"pid_mode", "platform", b"platform", "ports", b"ports", "privileged", b"privileged", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "security_options", b"security_options", "shm_size_bytes", b"shm_size_bytes", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns", b"userns", "uts_mode", b"uts_mode", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "auto_remove", b"auto_remove", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "cdi_devices", b"cdi_devices", "cgroupns_mode", b"cgroupns_mode", "command", b"command", "device_cgroup_rules", b"device_cgroup_rules", "devices", b"devices", "dns", b"dns", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "exposed_ports", b"exposed_ports", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "health_check", b"health_check", "hostname", b"hostname", "image", b"image", "init", b"init", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "ipc_mode", b"ipc_mode", "labels", b"labels", "log", b"log", "mac_address", b"mac_address", "mounts", b"mounts", "name", b"name", "network", b"network", "network_aliases", b"network_aliases", "oom_score_adj", b"oom_score_adj", "pid_mode", b"pid_mode", "platform", b"platform", "ports", b"ports", "privileged", b"privileged", "publish_all_ports", b"publish_all_ports", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "security_options", b"security_options", "shm_size_bytes", b"shm_size_bytes", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns", b"userns", "uts_mode", b"uts_mode", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,6 +111,8 @@ def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
         log=LogConfig(message.log.driver or "local", dict(message.log.options)),
         annotations=dict(message.annotations),
         oom_score_adj=message.oom_score_adj,
+        publish_all=message.publish_all_ports,
+        exposed_ports=tuple(message.exposed_ports),
     )
 
 
@@ -260,6 +262,8 @@ def spec(value: ContainerSpec) -> pb.ContainerSpec:
         log=pb.LogConfig(driver=value.log.driver, options=value.log.options),
         annotations=value.annotations,
         oom_score_adj=value.oom_score_adj,
+        publish_all_ports=value.publish_all,
+        exposed_ports=value.exposed_ports,
     )
     if value.stop_timeout_s is not None:
         message.stop_timeout.CopyFrom(duration(value.stop_timeout_s))

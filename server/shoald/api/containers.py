@@ -17,9 +17,9 @@ from shoald.api.codec_container import (
     log_query_of,
     pull_policy_of,
 )
-from shoald.api.privileges import requested_spec
 from shoald.api.copying import CopyMethods
 from shoald.api.exec import ExecMethods
+from shoald.api.privileges import requested_spec
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 

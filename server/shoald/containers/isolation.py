@@ -6,6 +6,8 @@ import ipaddress
 import re
 
 from shoal.errors import InvalidArgument
+from shoald.containers.exposed import parse_exposed
+from shoald.containers.health_check import check_health_check
 from shoald.model.container import ContainerSpec
 from shoald.runtime.annotations import check_annotations
 from shoald.runtime.capabilities import beyond_default, bounding_set
@@ -56,6 +58,11 @@ def check_isolation(spec: ContainerSpec) -> None:
     check_sysctls(spec)
     check_ulimits(spec.ulimits)
     check_annotations(spec.annotations)
+    check_health_check(spec.health_check)
+    for text in spec.exposed_ports:
+        parse_exposed(text)
+    if spec.publish_all and spec.network in ("host", "none"):
+        raise InvalidArgument(f"ports can't be published with network {spec.network}", reason="INVALID_PORTS")
     _check_devices(spec)
     _check_names(spec)
     _check_conflicts(spec)

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoald.host.mounts import MountFlags, mount
 from shoald.host.pid import process_alive
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerSpec, ContainerState
 from shoald.runtime.mounts import SHM_SIZE
-from shoald.runtime.namespaces import JOIN, SHAREABLE, Joined, joins, without_user_namespace
+from shoald.runtime.namespaces import SHAREABLE, Joined, joins, with_joins, without_user_namespace
 
 SHM = "shm"
 """Name of a shareable /dev/shm among the mounts in a container's run directory."""
-
-_FIELDS = {"network": "network", "pid": "pid_mode", "ipc": "ipc_mode"}
 
 
 class Neighbours:
@@ -49,8 +45,7 @@ class Neighbours:
                 reason="DIFFERENT_USER_NAMESPACES",
                 hint="let one of them join the other, then join that one",
             )
-        fields = {_FIELDS[kind]: JOIN + each.id for kind, each in found.items()}
-        return replace(spec, **fields) if fields else spec
+        return with_joins(spec, {kind: each.id for kind, each in found.items()})
 
     def userns_base(self, spec: ContainerSpec) -> int | None:
         """That of the containers that it joins; None when it joins none."""

@@ -271,7 +271,8 @@ def selects(wanted: ContainerFilter, container: Container) -> bool:
 def _as_asked(spec: ContainerSpec) -> ContainerSpec:
     """Without what the daemon chooses."""
     asked = tuple(mount for mount in spec.mounts if not mount.anonymous and mount.source)
-    return replace(spec, name="", mounts=asked)
+    ports = tuple(port for port in spec.ports if port.host_port) if spec.publish_all else spec.ports
+    return replace(spec, name="", mounts=asked, ports=ports)
 
 
 def _reused(request_id: str) -> AlreadyExists:

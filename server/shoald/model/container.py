@@ -235,6 +235,9 @@ class ContainerSpec(Struct, frozen=True):
     log: LogConfig = LogConfig()
     annotations: Mapping[str, str] = field(default_factory=dict)
     oom_score_adj: int = 0
+    publish_all: bool = False
+    exposed_ports: tuple[str, ...] = ()
+    """As in EXPOSE: "80", "7000-7002/udp"."""
 
 
 class Process(Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from shoal.errors import InvalidArgument
 from shoald.model.container import ContainerSpec
@@ -22,6 +23,7 @@ _MODES: Mapping[str, tuple[str, ...]] = {
     "cgroup": ("", PRIVATE, HOST),
 }
 _JOINABLE = ("network", "pid", "ipc")
+_FIELDS = {"network": "network", "pid": "pid_mode", "ipc": "ipc_mode"}
 _LINKS = {"network": "net", "cgroup": "cgroup", "pid": "pid", "ipc": "ipc", "uts": "uts", "user": "user"}
 
 
@@ -48,6 +50,12 @@ def modes(spec: ContainerSpec) -> dict[str, str]:
 def joins(spec: ContainerSpec) -> dict[str, str]:
     """Namespace -> name or id of the container whose it is."""
     return {kind: mode.removeprefix(JOIN) for kind, mode in modes(spec).items() if mode.startswith(JOIN)}
+
+
+def with_joins(spec: ContainerSpec, ids: Mapping[str, str]) -> ContainerSpec:
+    """The same with these containers (by namespace) joined."""
+    fields = {_FIELDS[kind]: JOIN + container_id for kind, container_id in ids.items()}
+    return replace(spec, **fields) if fields else spec
 
 
 def hosts(spec: ContainerSpec, kind: str) -> bool:
