@@ -26,6 +26,8 @@ VERBS: dict[str, Verb] = {
     "pull": Verb("pull", "Pull an image from a registry"),
     "push": Verb("push", "Push an image to a registry"),
     "run": Verb("run", "Create and start a container"),
+    "cp": Verb("cp", "Copy files between this machine and a container"),
+    "export": Verb("export", "Write a container's file system as a tar archive"),
     "exec": Verb("exec", "Run a command in a running container"),
     "stop": Verb("stop", "Stop containers: signal, grace time, kill"),
     "start": Verb("start", "Start stopped containers"),
