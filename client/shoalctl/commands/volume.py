@@ -83,13 +83,13 @@ def remove(
 @app.command("prune", cls=HostCommand)
 def prune(
     ctx: typer.Context,
-    everything: Annotated[bool, typer.Option("-a", "--all", help="Named volumes too.")] = False,
+    everything: Annotated[bool, typer.Option("-a", help="Named volumes too.")] = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
     filter_: Annotated[
         Texts, typer.Option("--filter", metavar="label=KEY[=VALUE]", help="Only those with this label.")
     ] = None,
 ) -> None:
-    """Delete the volumes that no container names: anonymous ones, or with --all every one."""
+    """Delete the volumes that no container names: anonymous ones, or with -a every one."""
     from shoalctl.flags.filters import parse_filters
 
     wanted = parse_filters(filter_ or (), ("label",))["label"]

@@ -18,7 +18,8 @@ INIT_TARGET = "/dev/init"
 
 SHM_SIZE = 64 << 20
 
-PROPAGATIONS = ("rprivate", "private", "rslave", "slave")
+SLAVES = ("rslave", "slave")
+PROPAGATIONS = ("rprivate", "private", *SLAVES)
 """What a bind mount may be: none lets what the container mounts out to the host."""
 
 _TMPFS_OPTION = re.compile(

@@ -20,6 +20,7 @@ from shoald.runtime.masked import MASKED_PATHS, READONLY_PATHS
 from shoald.runtime.mounts import (
     INIT_TARGET,
     SHM_SIZE,
+    SLAVES,
     ContainerFiles,
     HostMount,
     KernelMounts,
@@ -211,4 +212,7 @@ def _linux(given: SpecInput) -> dict[str, Any]:
         linux["devices"] = device_list(nodes)
     if given.seccomp is not None:
         linux["seccomp"] = dict(given.seccomp)
+    if any(mount.propagation in SLAVES for mount in given.mounts):
+        # Else the runtime cuts every mount off from the host before it binds one as a slave.
+        linux["rootfsPropagation"] = "rslave"
     return linux
