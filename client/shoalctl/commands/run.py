@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.command import execute, verb_app
 from shoalctl.commands.credentials import given
+from shoalctl.commands.isolation_flags import ContainerCommand, isolation_of
 from shoalctl.commands.run_options import RunOptions
 from shoalctl.flags import environment, images, logging, mounts, ports, process, secrets, sizes
 from shoalctl.flags.fault import UsageFault
@@ -20,7 +21,7 @@ Texts = list[str] | None
 
 
 # Everything after IMAGE is the container's command, also what looks like a flag.
-@app.command(cls=HostCommand, context_settings={"allow_interspersed_args": False, "max_content_width": 110})
+@app.command(cls=ContainerCommand, context_settings={"allow_interspersed_args": False, "max_content_width": 110})
 def run(
     ctx: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="A reference or an image id.")],
@@ -53,7 +54,7 @@ def run(
     user: Annotated[str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or id.")] = "",
     label: Annotated[Texts, typer.Option("-l", "--label", metavar="KEY=VALUE", help="Label the container.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root file system read-only.")] = False,
-    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, host or none.")] = "",
+    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, host, none, container:C.")] = "",
     hostname: Annotated[str, typer.Option("-h", "--hostname", metavar="NAME", help="The host name inside.")] = "",
     entrypoint: Annotated[
         str | None, typer.Option("--entrypoint", metavar="COMMAND", help="Instead of the image's entrypoint.")
@@ -103,7 +104,7 @@ def run(
         user=user,
         hostname=hostname,
         entrypoint=None if entrypoint is None else process.entrypoint(entrypoint),
-        network=_choice("--network", network, ("", "bridge", "host", "none")),
+        network=_network(network),
         userns=_choice("--userns", userns, ("", "host")),
         restart=process.parse_restart(restart),
         stop_signal=process.parse_signal(stop_signal) if stop_signal else "",
@@ -122,6 +123,7 @@ def run(
         quiet=quiet,
         cidfile=cidfile,
         creds=given(creds),
+        isolation=isolation_of(ctx),
         log=logging.parse_log(log_driver, log_opt or ()),
     )
     _check(options)
@@ -135,6 +137,10 @@ async def _run(invocation: Invocation, options: RunOptions) -> int:
         from shoalctl.commands.running import Running
 
         return await Running(fleet, options).run()
+
+
+def _network(mode: str) -> str:
+    return mode if mode.startswith("container:") else _choice("--network", mode, ("", "bridge", "host", "none"))
 
 
 def _choice(flag: str, value: str, choices: tuple[str, ...]) -> str:

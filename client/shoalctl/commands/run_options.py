@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from shoalctl.commands.isolation_options import IsolationOptions
 from shoalctl.flags.logging import LogFlags
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.ports import Port
@@ -53,6 +54,7 @@ class RunOptions:
     quiet: bool = False
     cidfile: str = ""
     creds: tuple[str, str] | None = None
+    isolation: IsolationOptions = field(default_factory=IsolationOptions)
     log: LogFlags = field(default_factory=LogFlags)
 
     def spec(self) -> container_pb2.ContainerSpec:
@@ -92,4 +94,5 @@ class RunOptions:
             spec.log.options.update(self.log.options)
         if self.stop_timeout is not None:
             spec.stop_timeout.FromTimedelta(self.stop_timeout)
+        self.isolation.fill(spec)
         return spec

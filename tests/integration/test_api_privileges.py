@@ -1,0 +1,146 @@
+"""What only an administrator may have is refused to everybody else, on every way that makes containers."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message_factory import GetMessageClass
+from msgspec.structs import replace
+
+from shoal.pki import Role
+from shoal.v1 import container_pb2 as pb
+from shoal.v1.container_pb2_grpc import ContainerServiceStub
+from shoald.api.server import SERVICES
+from shoald.engine.ports import ContainerDetails
+from tests.support.api_server import Fleet, credentials, error_info, serving
+from tests.support.fake_engine import CONTAINER, FakeEngine
+
+API = Path(__file__).parents[2] / "server" / "shoald" / "api"
+
+PRIVILEGED: dict[str, dict[str, Any]] = {
+    "privileged": {"privileged": True},
+    "userns": {"userns": "host"},
+    "pid": {"pid_mode": "host"},
+    "ipc": {"ipc_mode": "host"},
+    "uts": {"uts_mode": "host"},
+    "cgroupns": {"cgroupns_mode": "host"},
+    "device": {"devices": [pb.Device(path_on_host="/dev/fuse")]},
+    "device rule": {"device_cgroup_rules": ["a *:* rwm"]},
+    "cdi": {"cdi_devices": ["nvidia.com/gpu=all"]},
+    "capability": {"cap_add": ["sys_admin"]},
+    "all capabilities": {"cap_add": ["CAP_ALL"]},
+    "capability among others": {"cap_add": ["chown", "Net_Admin"]},
+    "seccomp": {"security_options": ["seccomp=unconfined"]},
+    "seccomp, old spelling": {"security_options": ["seccomp:unconfined"]},
+    "a profile that allows all": {"security_options": [f"seccomp={json.dumps({'defaultAction': 'SCMP_ACT_ALLOW'})}"]},
+    "the last one counts": {"security_options": ["seccomp=builtin", "seccomp=unconfined"]},
+    "system paths": {"security_options": ["systempaths=unconfined"]},
+}
+INNOCENT: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "default capabilities": {"cap_add": ["CHOWN", "cap_mknod"], "cap_drop": ["ALL"]},
+    "options": {"security_options": ["no-new-privileges:false", "label=disable", "seccomp=builtin"]},
+    "limits": {"resources": pb.Resources(memory_bytes=1 << 30, cpu_shares=5), "shm_size_bytes": 1 << 20},
+    "names": {"dns": ["1.1.1.1"], "extra_hosts": ["a:1.2.3.4"], "sysctls": {"net.core.somaxconn": "5"}},
+}
+
+
+def _holds_a_spec(message: Descriptor, seen: frozenset[str] = frozenset()) -> bool:
+    if message.full_name == pb.ContainerSpec.DESCRIPTOR.full_name:
+        return True
+    return message.full_name not in seen and any(
+        _holds_a_spec(field.message_type, seen | {message.full_name})
+        for field in message.fields
+        if field.message_type is not None
+    )
+
+
+def _making() -> Iterator[str]:
+    """Every method whose request can say what a container is to be."""
+    for service in SERVICES:
+        for method in Default().FindServiceByName(service).methods:
+            if _holds_a_spec(method.input_type):
+                yield f"/{service}/{method.name}"
+
+
+def test_these_methods_make_containers() -> None:
+    assert set(_making()) == {"/shoal.v1.ContainerService/Run", "/shoal.v1.ContainerService/Create"}
+
+
+def test_nothing_else_turns_messages_into_specs() -> None:
+    """`spec_of` is called where the role is checked, and nowhere else."""
+    callers = {
+        path.name
+        for path in API.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "spec_of"
+    }
+    assert callers == {"privileges.py"}
+
+
+@pytest.mark.parametrize("method", sorted(_making()))
+async def test_privileges_need_an_admin(tmp_path: Path, method: str) -> None:
+    fleet, engine = Fleet.make(tmp_path), FakeEngine()
+    service, name = method.removeprefix("/").split("/")
+    request_type = GetMessageClass(Default().FindServiceByName(service).methods_by_name[name].input_type)
+    async with serving(engine, tmp_path, tls=fleet.tls) as running:
+        for role in (Role.OPERATOR, Role.ADMIN):
+            trust = credentials(fleet.ca.cert_pem, fleet.user("someone", role))
+            async with grpc.aio.secure_channel(running.address, trust) as channel:
+                call = channel.unary_unary(method, request_type.SerializeToString, bytes)
+                for what, fields in {**PRIVILEGED, **INNOCENT}.items():
+                    engine.calls.clear()
+                    request = request_type(spec=pb.ContainerSpec(image="busybox", **fields))
+                    try:
+                        await call(request)
+                        refused = False
+                    except grpc.aio.AioRpcError as error:
+                        refused = True
+                        assert error.code() is grpc.StatusCode.PERMISSION_DENIED, (what, error.details())
+                        info = error_info(error)
+                        assert (info.reason, info.metadata["required"]) == ("ROLE_REQUIRED", "admin"), what
+                    assert refused == (role is Role.OPERATOR and what in PRIVILEGED), what
+                    assert bool(engine.calls) != refused, what
+
+
+class Joined(FakeEngine):
+    """Its containers have this user namespace."""
+
+    def __init__(self, base: int) -> None:
+        super().__init__()
+        self._base = base
+
+    async def inspect_container(self, name: str) -> ContainerDetails:
+        found = await super().inspect_container(name)
+        return replace(found, container=replace(found.container, userns_base=self._base))
+
+
+@pytest.mark.parametrize(("base", "allowed"), [(0, False), (0x70000000, True)])
+async def test_joining_the_hosts_user_namespace_by_way_of_another_container(
+    tmp_path: Path, base: int, allowed: bool
+) -> None:
+    fleet, engine = Fleet.make(tmp_path), Joined(base)
+    fields: list[dict[str, str]] = [
+        {"network": "container:web"}, {"pid_mode": "container:web"}, {"ipc_mode": "container:web"},
+    ]  # fmt: skip
+    async with serving(engine, tmp_path, tls=fleet.tls) as running:
+        trust = credentials(fleet.ca.cert_pem, fleet.user("someone", Role.OPERATOR))
+        async with grpc.aio.secure_channel(running.address, trust) as channel:
+            for each in fields:
+                request = pb.ContainerServiceRunRequest(spec=pb.ContainerSpec(image="busybox", **each))
+                if allowed:
+                    await ContainerServiceStub(channel).Run(request)
+                    (field,) = each
+                    assert getattr(engine.asked("run")[1], field) == f"container:{CONTAINER.id}"
+                    continue
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await ContainerServiceStub(channel).Run(request)
+                assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
