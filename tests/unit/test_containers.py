@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -579,6 +578,26 @@ async def test_every_state_is_recovered_from(tmp_path: Path, state: ContainerSta
             assert (found.state, found.pid) == (RUNNING, made.pid)
             await host.cases.remove(made.id, True, True)
         await until(lambda: not host.leftovers())
+
+
+async def test_a_daemon_that_ends_undoes_what_is_half_done(tmp_path: Path) -> None:
+    async with rig(tmp_path) as host:
+        begun = asyncio.Event()
+
+        async def slow(_: object) -> None:
+            begun.set()
+            await asyncio.sleep(100)
+
+        host.runtime.create = slow  # type: ignore[method-assign, assignment]
+        running = asyncio.create_task(host.run("sleep", "100"))
+        await begun.wait()
+        kept = host.md.containers.list()
+        assert [each.state for each in kept] == [CREATED]
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    async with rig(tmp_path) as host:
+        assert not host.md.containers.list()
+        host.assert_clean()
 
 
 async def test_created_but_not_started_is_not_taken_for_running(tmp_path: Path) -> None:

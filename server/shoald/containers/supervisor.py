@@ -260,7 +260,6 @@ class Supervisor:
             event = self._life.watch.event(container.id)
             current = self._md.containers.get(container.id)
             if current is None:
-                self._life.watch.changed(container.id)
                 end = self._life.watch.last_end(container.id)
                 code = end.exit_code if end else container.exit_code
                 return replace(container, state=ContainerState.EXITED, exit_code=code, pid=0, ip_address="", ports=())
@@ -320,7 +319,6 @@ class Supervisor:
             known = current or known
             last = self._life.watch.last_end(container_id)
             if current is None:
-                self._life.watch.changed(container_id)  # nobody else will
                 return last or _end_of(known or self.ghosts.get(container_id))
             if condition == "next-exit" and last is not None and last.number > seen:
                 return last

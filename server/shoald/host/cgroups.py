@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from shoal.errors import FailedPrecondition, InvalidArgument
+from shoald.host.blocking import in_thread
 from shoald.host.mountinfo import MountPoint, read_mountinfo
 from shoald.host.mounts import MountFlags, mount, unmount
 from shoald.host.pid import pidfd_open
@@ -238,25 +239,26 @@ async def remove(cgroups: Cgroups, cgroup: str, *, timeout: float = 5.0) -> bool
         raise InvalidArgument("the root cgroup can't be removed", reason="INVALID_CGROUP")
     deadline = asyncio.get_running_loop().time() + timeout
     removed = False
-    for directory in cgroups.paths(cgroup):
-        while True:
-            try:
-                removed |= _rmdir_tree(directory)
-                break
-            except OSError as error:
-                if error.errno != errno.EBUSY or asyncio.get_running_loop().time() > deadline:
-                    raise failure("remove cgroup", error.errno or 0, path=directory) from error
+    left = [directory for directory in cgroups.paths(cgroup) if directory.exists()]
+    while left:
+        removed = True
+        try:
+            # In a thread: one lock of the kernel's orders all changes to cgroups of the machine.
+            await in_thread(lambda: _rmdir_trees(left))
+        except OSError as error:
+            if error.errno != errno.EBUSY or asyncio.get_running_loop().time() > deadline:
+                raise failure("remove cgroup", error.errno or 0, path=left[0]) from error
             await asyncio.sleep(_RETRY_SECONDS)
     return removed
 
 
-def _rmdir_tree(directory: Path) -> bool:
-    removed = False
-    for below, _, _ in os.walk(directory, topdown=False):
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(below)
-            removed = True
-    return removed
+def _rmdir_trees(left: list[Path]) -> None:
+    """Remove each, and take it out of the list."""
+    while left:
+        for below, _, _ in os.walk(left[0], topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(below)
+        left.pop(0)
 
 
 def _text(path: Path) -> str:

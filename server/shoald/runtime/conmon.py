@@ -195,9 +195,9 @@ class ConmonRuntime:
             # Creation did not come to its end: conmon may still be running the runtime.
             kill_monitor(*monitor)
         if noted is not None:
-            # Before the runtime deletes: runc would kill it and look again every 100 ms.
+            # All that `RUNTIME delete` would do is done below: state directory and cgroups go, and no program runs.
             await _end_process(files.container_id, noted)
-        if (self._directory.runtime_root / files.container_id).exists():
+        elif (self._directory.runtime_root / files.container_id).exists():
             argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
             await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
         if monitor is not None:

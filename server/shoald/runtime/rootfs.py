@@ -24,9 +24,8 @@ def read_file(rootfs: Path, path: str, *, limit: int) -> bytes | None:
     with translated("open", rootfs):
         root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            fd = openat2(root, path.lstrip("/"), flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+            fd = openat2(root, path.lstrip("/"), os.O_PATH, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EXDEV):
                 return None
@@ -36,7 +35,8 @@ def read_file(rootfs: Path, path: str, *, limit: int) -> bytes | None:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-        with os.fdopen(fd, "rb", closefd=False) as file:
+        # Looked at before it is opened: to open a device of the image's making can do anything, even start a watchdog.
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
             data = file.read(limit + 1)
     finally:
         os.close(fd)
