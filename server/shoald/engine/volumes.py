@@ -70,7 +70,7 @@ class VolumeCases:
         for volume in self._volumes.list():
             if not (everything or volume.anonymous) or not labelled(volume, labels):
                 continue
-            if self._md.volumes.users(volume.name) or self._volumes.holders(volume.name):
+            if self._md.volumes.users(volume.name):
                 continue
             try:
                 size = 0 if volume.options else await asyncio.to_thread(_size, self._volumes.path(volume.name))

@@ -32,6 +32,8 @@ Publish = Callable[[str, str, str, dict[str, str]], None]
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _MAX_NAME = 200
 _TRASH = ".trash-"
+_CLEARING_S = 10.0
+"""How long a container that is removed may hold a volume that is to be removed too."""
 _HOLDING = (ContainerState.RUNNING, ContainerState.PAUSED)
 
 
@@ -45,6 +47,7 @@ class LocalVolumes:
         self._publish = publish
         self._users: dict[str, set[str]] = {}
         self._mounted: set[str] = set()
+        self._released = asyncio.Event()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         with translated("make volume directory"):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -150,6 +153,8 @@ class LocalVolumes:
             else:
                 users.discard(owner)
             self._tell("unmount", name, container=owner)
+            self._released.set()
+            self._released = asyncio.Event()
 
     async def _unmount(self, name: str) -> None:
         if name in self._mounted:
@@ -179,13 +184,15 @@ class LocalVolumes:
 
     async def remove(self, name: str, *, besides: str = "") -> None:
         """Delete; see VolumeDriver. Raises NotFound (VOLUME_NOT_FOUND), FailedPrecondition (VOLUME_IN_USE)."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLEARING_S):
+                await self._until_cleared(name, besides)
         async with self._lock(name):
             self.get(name)
-            users = [user for user in self._md.volumes.users(name) if user != besides]
-            holders = sorted(self._users.get(name, set()) - {besides, *users})
-            if users or holders:
+            users = self.users(name, besides=besides)
+            if users:
                 raise FailedPrecondition(
-                    f"volume {name} is in use by {', '.join(user[:12] for user in (*users, *holders))}",
+                    f"volume {name} is in use by {', '.join(user[:12] for user in users)}",
                     reason="VOLUME_IN_USE",
                     hint="remove these containers first",
                     metadata={"containers": ",".join(users)},
@@ -200,6 +207,21 @@ class LocalVolumes:
                 (self._root / name).rename(trash)
         self._tell("destroy", name)
         await in_thread(functools.partial(remove_tree, trash))
+
+    def users(self, name: str, *, besides: str = "") -> Sequence[str]:
+        """Containers that name it, and whoever else holds it at this moment."""
+        named = self._md.volumes.users(name)
+        held = sorted(self._users.get(name, set()).difference(named))
+        return [user for user in (*named, *held) if user != besides]
+
+    async def _until_cleared(self, name: str, besides: str) -> None:
+        """Wait for containers that are removed already, but for what is cleared up after that."""
+        while True:
+            released = self._released
+            users = self.users(name, besides=besides)
+            if not users or any(not _is_container(user) or self._md.containers.get(user) for user in users):
+                return
+            await released.wait()
 
     async def sweep(self) -> int:
         """Finish removals that a crash interrupted; returns how many. For start-up."""
@@ -251,6 +273,10 @@ def _make(data: Path) -> bool:
 
 def _is_empty(data: Path) -> bool:
     return next(data.iterdir(), None) is None
+
+
+def _is_container(owner: str) -> bool:
+    return len(owner) == 64
 
 
 def _missing(name: str) -> NotFound:
