@@ -284,6 +284,7 @@ async def test_a_log_is_rotated_and_the_oldest_goes(tmp_path: Path, writer: Writ
     path = tmp_path / "log"
     rotator = LogRotator(writer.reopen)
     rotator.watch("c", path, Rotation(4096, 3))
+    rotator._watched["c"].young_until = 0
     for _ in range(6):
         asked = writer.asked
         await asyncio.sleep(0.03)  # it may have gone to sleep meanwhile
@@ -340,13 +341,13 @@ async def test_the_next_daemon_completes_a_rotation(tmp_path: Path, writer: Writ
     await late.close()
 
 
-async def test_a_log_that_is_not_kept_waits_for_its_readers(
+async def test_a_log_waits_for_its_readers(
     tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rotation, "YOUNG_S", 0.0)
     path = tmp_path / "log"
     rotator = LogRotator(writer.reopen)
-    rotator.watch("c", path, Rotation(4096, 2, kept=False))
+    rotator.watch("c", path, Rotation(4096, 2))
     at = 1
     with rotator.reading("c", lambda: at):
         for turn in range(1, 5):
@@ -359,15 +360,37 @@ async def test_a_log_that_is_not_kept_waits_for_its_readers(
         await until(lambda: [number for number, _ in logchain.rotated(path)] == [3, 4, 5])
     writer.write(60)
     await until(lambda: [number for number, _ in logchain.rotated(path)] == [6])
+    # Within limits: a stalled reader does not fill the disk.
+    monkeypatch.setattr(rotation, "UNREAD_MOST", 8000)
+    with rotator.reading("c", lambda: 1):
+        for turn in range(7, 15):
+            writer.write(60)
+            await until(lambda turn=turn: writer.asked == turn and path.exists())
+        await asyncio.sleep(0.05)
+        assert len(logchain.rotated(path)) < 6
+    await rotator.close()
+
+
+async def test_a_young_run_is_kept_whole_for_who_is_about_to_attach(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "log"
+    rotator = LogRotator(writer.reopen)
+    rotator.watch("c", path, Rotation(4096, 2))
+    for turn in range(1, 5):
+        writer.write(60)
+        await until(lambda turn=turn: writer.asked == turn and path.exists())
+    assert len(logchain.rotated(path)) == 4
+    with rotator.reading("c", lambda: 5):
+        writer.write(60)
+        await until(lambda: len(logchain.rotated(path)) == 1)
     await rotator.close()
 
 
 def test_options() -> None:
-    assert rotation_of(LogConfig()) == Rotation(20 << 20, 5, True)
-    assert rotation_of(LogConfig("local", {"max-size": "10m", "max-file": "3"})) == Rotation(10 << 20, 3, True)
+    assert rotation_of(LogConfig()) == Rotation(20 << 20, 5)
+    assert rotation_of(LogConfig("local", {"max-size": "10m", "max-file": "3"})) == Rotation(10 << 20, 3)
     assert rotation_of(LogConfig("local", {"max-size": "-1"})).max_bytes == 0
     assert rotation_of(LogConfig("local", {"max-size": "64KB"})).max_bytes == 64 << 10
-    assert not rotation_of(LogConfig("none")).kept
+    assert rotation_of(LogConfig("none")).max_bytes == 1 << 20
     check_log(LogConfig("journald", {"tag": "x", "labels": "a,b"}))
 
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 _LINE = re.compile(
     rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})([+-]\d\d:\d\d|Z) std(out|err) ([PF]) (.*\n)", re.MULTILINE
 )
-_STDOUT = re.compile(rb"^\S{30,35} stdout F ", re.MULTILINE)
-_OTHER = re.compile(rb"^\S{30,35} (?:stderr . |stdout P )", re.MULTILINE)
+_TIME, _STDOUT = 35, b" stdout F "
 _NS = 1_000_000_000
 
 
@@ -54,8 +53,12 @@ class Batch(NamedTuple):
 
 def raw_pieces(raw: bytes) -> Iterator[tuple[bool, bytes]]:
     """As `Batch.pieces`. Whole lines of standard output, which most are, cost next to nothing."""
-    if _OTHER.search(raw) is None:
-        yield False, _STDOUT.sub(b"", raw)
+    rows = raw.split(b"\n")
+    begin = _TIME + len(_STDOUT)
+    plain = [row[begin:] for row in rows if row[_TIME:begin] == _STDOUT]
+    if len(plain) == len(rows) - 1:
+        plain.append(b"")
+        yield False, b"\n".join(plain)
         return
     yield from joined(
         (stream == b"err", data if kind == b"F" else data[:-1]) for _, _, _, stream, kind, data in _LINE.findall(raw)

@@ -12,7 +12,7 @@ from shoald.model.container import LogConfig
 from shoald.runtime.rotation import Rotation
 
 DEFAULT = Rotation()
-UNKEPT = Rotation(max_bytes=1 << 20, max_files=2, kept=False)
+UNKEPT = Rotation(max_bytes=1 << 20, max_files=2)
 """What is written for those who are attached, where the driver keeps nothing that can be read from a file."""
 
 _OPTIONS = {

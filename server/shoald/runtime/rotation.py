@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -31,28 +31,26 @@ FASTEST_WRITER = 128 << 20
 REOPEN_S = 5.0
 _LOST_SIGNAL_S = 1.0
 _FREE_BYTES, _FREE_FILES = 1 << 20, 16
-UNREAD_MOST = 64 << 20
-"""Of a log that is not kept, what readers may lag behind."""
-YOUNG_S = 10.0
+UNREAD_MOST = 1 << 30
+"""What readers may lag behind: so many bytes beyond its size a log is kept for them."""
+YOUNG_S = 5.0
+"""For so long a run that nobody reads yet is kept whole, within the same limit: who started it may be about to attach."""
 
 
 class Rotation(Struct, frozen=True):
-    """When and how far a log is cut. `max_bytes` 0: never. `kept` False: only for those who are attached."""
+    """When and how far a log is cut. `max_bytes` 0: never."""
 
     max_bytes: int = 20 << 20
     max_files: int = 5
-    kept: bool = True
 
 
 @dataclass(slots=True)
 class _Watched:
     path: Path
     rotation: Rotation
-    since: float
+    young_until: float
     size: int = 0
     looked_at: float = 0.0
-    readers: list[Callable[[], int]] = field(default_factory=list)
-    had_readers: bool = False
     task: asyncio.Task[None] | None = None
 
 
@@ -67,6 +65,7 @@ class LogRotator:
         self._watched: dict[str, _Watched] = {}
         self._inotify: Inotify | None = None
         self._ids: dict[Path, str] = {}
+        self._readers: dict[str, list[Callable[[], int]]] = {}
         self._listener: asyncio.Task[None] | None = None
 
     def watch(self, container_id: str, path: Path, rotation: Rotation) -> None:
@@ -74,7 +73,7 @@ class LogRotator:
         self.forget(container_id)
         if not rotation.max_bytes:
             return
-        watched = self._watched[container_id] = _Watched(path, rotation, time.monotonic())
+        watched = self._watched[container_id] = _Watched(path, rotation, time.monotonic() + YOUNG_S)
         self._ids[path] = container_id
         watched.task = asyncio.create_task(self._look(container_id, watched))
 
@@ -89,17 +88,17 @@ class LogRotator:
 
     @contextlib.contextmanager
     def reading(self, container_id: str, sequence: Callable[[], int]) -> Iterator[None]:
-        """Someone is attached, who needs the files from number `sequence()` on. Of a log that is not kept they stay."""
-        watched = self._watched.get(container_id)
-        if watched is None:
-            yield
-            return
-        watched.had_readers = True
-        watched.readers.append(sequence)
+        """Someone reads, who needs the files from number `sequence()` on: they stay, up to UNREAD_MOST."""
+        readers = self._readers.setdefault(container_id, [])
+        readers.append(sequence)
+        if container_id in self._watched:
+            self._watched[container_id].young_until = 0.0
         try:
             yield
         finally:
-            watched.readers.remove(sequence)
+            readers.remove(sequence)
+            if not readers and self._readers.get(container_id) is readers:
+                del self._readers[container_id]
 
     async def close(self) -> None:
         """Look no more. Another daemon goes on."""
@@ -175,22 +174,23 @@ class LogRotator:
         if not await _appears(watched.path, REOPEN_S):
             log.warning("log_not_reopened", container=container_id)
             return
-        self._drop(watched)
+        self._drop(container_id, watched)
 
-    def _drop(self, watched: _Watched) -> None:
+    def _drop(self, container_id: str, watched: _Watched) -> None:
         """Delete the oldest. One that was just complete always stays: readers may not have come to its end."""
         older = logchain.rotated(watched.path)
         keep = max(watched.rotation.max_files - 1, 1)
         for number, path in older[: len(older) - keep]:
-            if not watched.rotation.kept and self._needed(watched, number):
+            if self._needed(container_id, watched, number):
                 return
             path.unlink(missing_ok=True)
 
-    def _needed(self, watched: _Watched, number: int) -> bool:
-        young = not watched.had_readers and time.monotonic() - watched.since < YOUNG_S
-        if not young and all(sequence() > number for sequence in watched.readers):
+    def _needed(self, container_id: str, watched: _Watched, number: int) -> bool:
+        young = time.monotonic() < watched.young_until
+        if not young and all(sequence() > number for sequence in self._readers.get(container_id, ())):
             return False
-        return sum(_size(path) for _, path in logchain.rotated(watched.path)) < UNREAD_MOST
+        most = UNREAD_MOST + watched.rotation.max_bytes * watched.rotation.max_files
+        return sum(_size(path) for _, path in logchain.rotated(watched.path)) < most
 
 
 def _pause(watched: _Watched, size: int) -> float:
