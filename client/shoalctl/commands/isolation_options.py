@@ -36,6 +36,15 @@ _LIMIT_FIELDS = (
     "cpuset_mems",
     "blkio_weight",
 )
+_RANGES = {
+    "blkio_weight": (0, 1000),
+    "memory_swappiness": (-1, 100),
+    "oom_score_adj": (-1000, 1000),
+    "cpu_shares": (0, 2**31),
+    "cpu_period": (0, 1_000_000),
+    "cpu_quota": (-1, 2**53),
+    "health_retries": (0, 2**31 - 1),
+}
 _HEALTH_TIMES = ("interval", "timeout", "start_period", "start_interval")
 
 
@@ -61,6 +70,9 @@ class IsolationOptions:
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> IsolationOptions:
         """From the values of the flags. Raises UsageFault."""
+        for name, (low, high) in _RANGES.items():
+            if not low <= given[name] <= high:
+                raise UsageFault(f"--{name.replace('_', '-')}: {given[name]} is not {low} to {high}")
         named = [text for text in given["devices"] or () if isolation.is_cdi(text)]
         gpus = isolation.parse_gpus(given["gpus"]) if given["gpus"] else []
         return cls(
@@ -140,6 +152,4 @@ def _health_test(given: Mapping[str, Any]) -> list[str]:
         if asked:
             raise UsageFault("--no-healthcheck contradicts the --health options")
         return ["NONE"]
-    if given["health_retries"] < 0:
-        raise UsageFault("--health-retries can't be negative")
     return ["CMD-SHELL", given["health_cmd"]] if given["health_cmd"] else []

@@ -107,11 +107,11 @@ def parse_gpus(text: str) -> list[str]:
 def security_option(text: str) -> str:
     """The option; `seccomp=FILE` with the file's content, as docker does. Raises UsageFault."""
     name, separator, value = text.partition("=")
-    if not separator and ":" in text and name != "no-new-privileges":
-        name, separator, value = text.partition(":")
-    if name != "seccomp" or value in ("unconfined", "builtin"):
-        return text if separator != ":" else f"{name}={value}"
-    return f"seccomp={_profile(value)}"
+    if not separator:
+        name, _, value = text.partition(":")
+    if name != "seccomp":
+        return text
+    return f"seccomp={value if value in ('unconfined', 'builtin') else _profile(value)}"
 
 
 def _profile(file: str) -> str:
