@@ -97,7 +97,7 @@ class ContainerFiles:
         (NOT_A_DIRECTORY, TOO_MANY_LINKS)."""
         async with self._program(container, {"operation": "stat", "path": path}, stdin=DEVNULL) as child:
             line = await child.stdout.readline()
-            await self._finish(child)
+            await self._finish(child, container)
             return msgspec.json.decode(line, type=PathStat)
 
     async def read(self, container: Container, path: str, *, follow: bool) -> AsyncGenerator[PathStat | bytes, None]:
@@ -106,12 +106,12 @@ class ContainerFiles:
         async with self._program(container, request, stdin=DEVNULL) as child:
             line = await child.stdout.readline()
             if not line.endswith(b"\n"):
-                await self._finish(child)
+                await self._finish(child, container)
                 raise Internal("the copying program said nothing", reason="PROGRAM_FAILED")
             yield msgspec.json.decode(line, type=PathStat)
             while chunk := await child.stdout.read(CHUNK):
                 yield chunk
-            await self._finish(child)
+            await self._finish(child, container)
 
     async def write(
         self, container: Container, path: str, chunks: AsyncIterable[bytes], *, keep_owner: bool, guard_types: bool
@@ -131,14 +131,14 @@ class ContainerFiles:
             if not broken:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
                     child.stdin.close()
-            await self._finish(child)
+            await self._finish(child, container)
 
     async def export(self, container: Container) -> AsyncGenerator[bytes, None]:
         """The whole root file system without what is mounted in it, as a tar in chunks."""
         async with self._program(container, {"operation": "export"}, stdin=DEVNULL, mounts=False) as child:
             while chunk := await child.stdout.read(CHUNK):
                 yield chunk
-            await self._finish(child)
+            await self._finish(child, container)
 
     # --- the program ------------------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class ContainerFiles:
                     following.cancel()
                     await asyncio.wait([following])
 
-    async def _finish(self, child: Process) -> None:
+    async def _finish(self, child: Process, container: Container) -> None:
         """The program's end. Raises what it failed with."""
         text = await child.stderr.read(_MAX_ERROR)
         status = await child.wait()
@@ -188,7 +188,8 @@ class ContainerFiles:
         except ValueError:
             raise program_failed(("containerfiles",), status, text) from None
         if result:
-            raise _error(str(result["error"]), str(result["message"]), result.get("errno"))
+            message = f"container {container.name}: {result['message']}"
+            raise _error(str(result["error"]), message, result.get("errno"))
 
     @contextlib.asynccontextmanager
     async def _inside(self, container: Container) -> AsyncIterator[_Place]:

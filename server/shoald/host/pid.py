@@ -7,7 +7,9 @@ import contextlib
 import os
 import signal
 
-from shoald.host.syscall import failure
+from shoald.host.syscall import failure, syscall
+
+_PIDFD_GETFD = 438
 
 
 def _stat(pid: int) -> tuple[str, int] | None:
@@ -64,6 +66,11 @@ def send_signal(pid: int, start_time: int, number: int) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def borrow_descriptor(pidfd: int, number: int) -> int:
+    """Another process's open file as a descriptor of ours (pidfd_getfd(2)), close-on-exec. Raises OSError."""
+    return syscall(_PIDFD_GETFD, pidfd, number, 0)
 
 
 def signal_session(pid: int, start_time: int, number: int) -> None:

@@ -31,7 +31,7 @@ from shoald.runtime.execbuffer import ExecBuffer
 from shoald.runtime.execspec import ExecRequest, exec_process
 from shoald.runtime.messages import errors_in, runtime_error
 from shoald.runtime.probe import OciRuntime
-from shoald.runtime.terminal import open_pipe, open_terminal, read_some, set_size, write_all
+from shoald.runtime.terminal import open_pipe, open_terminal, read_some, set_inner_size, set_size, write_all
 from shoald.runtime.user import resolve_user
 from shoald.runtime.workdir import check_working_dir
 
@@ -89,10 +89,10 @@ class ExecProcess:
             signal_session(self.pid, self._start_time, signal.SIGKILL)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size of the terminal, if it has one; the runtime passes it on."""
+        """Set the size of the terminal, if it has one."""
         if self._streams.terminal and not self.ended:
             set_size(self._streams.stdout, rows, columns)
-            self._child.send_signal(signal.SIGWINCH)
+            set_inner_size(self._child.pid, rows, columns)
 
     async def write(self, data: bytes) -> None:
         """To its standard input, with back pressure. What nobody reads any more is dropped."""

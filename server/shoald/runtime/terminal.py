@@ -10,6 +10,9 @@ import termios
 import tty
 from collections.abc import Callable
 
+from shoald.host.pid import borrow_descriptor
+from shoald.host.syscall import failure
+
 MAX_SIDE = 1000
 """Rows and columns of a terminal go up to it."""
 
@@ -90,3 +93,28 @@ def set_size(terminal: int, rows: int, columns: int) -> None:
     """TIOCSWINSZ, within what fits."""
     rows, columns = (max(0, min(value, MAX_SIDE)) for value in (rows, columns))
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def set_inner_size(relay: int, rows: int, columns: int) -> None:
+    """Set the size of the terminal whose bytes the process `relay` passes on; nothing when it is gone.
+
+    Not left to the runtime: crun 1.8's exec ignores SIGWINCH.
+    """
+    try:
+        pidfd = os.pidfd_open(relay)
+    except ProcessLookupError:
+        return
+    try:
+        for name in os.listdir(f"/proc/{relay}/fd"):
+            if os.readlink(f"/proc/{relay}/fd/{name}").endswith("/ptmx"):
+                terminal = borrow_descriptor(pidfd, int(name))
+                try:
+                    set_size(terminal, rows, columns)
+                finally:
+                    os.close(terminal)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    except OSError as error:
+        raise failure("set the terminal's size", error.errno or 0) from error
+    finally:
+        os.close(pidfd)
