@@ -71,6 +71,16 @@ def test_any_port_text_is_a_port_or_a_fault(text: str) -> None:
         ("/srv/../etc/:/data/", MountFlag("bind", "/etc", "/data")),
         ("/srv:/data:rw,z", MountFlag("bind", "/srv", "/data")),
         ("v_1.x-y://data", MountFlag("volume", "v_1.x-y", "/data")),
+        ("name:/data:nocopy,ro", MountFlag("volume", "name", "/data", True, no_copy=True)),
+        ("/srv:/data:rslave", MountFlag("bind", "/srv", "/data", propagation="rslave")),
+        ("./site:/srv", MountFlag("content", "", "/srv", True, local="./site")),
+        ("a/b:/c:ro", MountFlag("content", "", "/c", True, local="a/b")),
+        (".:/c", MountFlag("content", "", "/c", True, local=".")),
+        ("local:/etc/x:/c", MountFlag("content", "", "/c", True, local="/etc/x")),
+        ("local:x:/c", MountFlag("content", "", "/c", True, local="x")),
+        ("host:/srv:/data:ro", MountFlag("bind", "/srv", "/data", True)),
+        ("host:/data", MountFlag("volume", "host", "/data")),
+        ("local:/data", MountFlag("volume", "local", "/data")),
     ],
 )
 def test_volumes(text: str, wanted: MountFlag) -> None:
@@ -79,21 +89,24 @@ def test_volumes(text: str, wanted: MountFlag) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "a:b", "./a:/b", "~/a:/b", "a/b:/c", "/a:/", "/a:/b:x", "/a:/b:ro:rw", ":/b", "x:/b", "C:\\a:/b", "/a:b"],
-)
+    ["", ":", "a:b", "./a:/b:rw", "/a:/b:shared", "n1:/b:rslave", "host:x:/b", "/a:/", "/a:/b:x", "/a:/b:ro:rw", ":/b",
+     "x:/b", "C:\\a:/b", "/a:b"],
+)  # fmt: skip
 def test_bad_volumes(text: str) -> None:
     with pytest.raises(UsageFault, match="invalid mount"):
         parse_volume(text)
 
 
-def test_a_path_of_the_laptop_is_told_apart() -> None:
-    with pytest.raises(UsageFault, match="path of this machine"):
-        parse_volume("./site:/srv")
+def test_a_home_directory_is_the_laptops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_volume("~/a:/b").local == "/home/me/a"
+    assert parse_volume("local:~/a:/b").local == "/home/me/a"
 
 
 def test_tmpfs() -> None:
     assert parse_tmpfs("/tmp") == MountFlag("tmpfs", "", "/tmp")
     assert parse_tmpfs("/tmp:size=64m,mode=1777,ro,noexec") == MountFlag("tmpfs", "", "/tmp", True, 64 << 20, 0o1777)
+    assert parse_tmpfs("/tmp:exec,uid=7").options == ("exec", "uid=7")
     for bad in ("tmp", "/tmp:mode=9", "/tmp:size=x", "/tmp:what"):
         with pytest.raises(UsageFault):
             parse_tmpfs(bad)
