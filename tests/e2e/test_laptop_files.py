@@ -190,3 +190,104 @@ def _file_system(path: Path) -> str:
         if fields[4] == str(path):
             return fields[fields.index("-") + 1]
     return ""
+
+
+class _Following:
+    """A `shoal run --follow` in the foreground, whose lines can be waited for."""
+
+    def __init__(self, fleet: Fleet, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            fleet.command("run", "--follow", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=fleet.environment(),
+            cwd=fleet.directory,
+            text=True,
+        )
+        self.seen: list[str] = []
+
+    def until(self, *wanted: str) -> None:
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + 60
+        while not all(any(part in line for line in self.seen) for part in wanted):
+            assert time.monotonic() < deadline, self.seen[-20:]
+            self.seen.append(self.process.stdout.readline())
+
+    def end(self, fleet: Fleet, name: str) -> None:
+        fleet.shoal("rm", "-f", "--all", name, code=None)
+        self.process.communicate(timeout=60)
+
+
+def test_follow_of_one_file_on_two_hosts_and_the_next_start(fleet: Fleet, busybox: str, laptop: Path) -> None:
+    file = laptop / "conf" / "app.ini"
+    running = _Following(
+        fleet, "--all", "--name", "both", "-v", f"./{laptop.name}/conf/app.ini:/one", busybox, "sh", "-c",
+        "while sleep 0.1; do cat /one; done",
+    )  # fmt: skip
+    try:
+        running.until("h1 | one", "h2 | one")
+        # As editors save: a new file in the place of the old one.
+        (laptop / "conf" / "app.new").write_text("saved\n")
+        (laptop / "conf" / "app.new").rename(file)
+        running.until("h1 | saved", "h2 | saved")
+        fleet.shoal("stop", "-t", "0", "--all", "both")
+        running.process.communicate(timeout=60)
+        fleet.shoal("start", "-H", "h2", "both")
+        until(lambda: fleet.shoal("logs", "-n", "1", "-H", "h2", "both").stdout == "saved\n", what="the last state")
+        mounted = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/files/trees/" in line]
+        assert len(mounted) <= 1, "only that of the container that runs"
+    finally:
+        running.end(fleet, "both")
+
+
+def test_a_container_that_moves_its_mount_away_gets_nothing_mounted_elsewhere(
+    fleet: Fleet, busybox: str, laptop: Path
+) -> None:
+    script = (
+        "mv /deep /moved && ln -s /proc /deep && mkdir -p /moved/x && echo ready;"
+        "while sleep 0.2; do cat /moved/sys/app.ini; cat /proc/sys/kernel/ostype; done"
+    )
+    running = _Following(
+        fleet, "-H", "h1", "--name", "mover", "-v", f"./{laptop.name}/conf:/deep/sys", busybox, "sh", "-c", script
+    )
+    try:
+        running.until("ready", "one", "Linux")
+        (laptop / "conf" / "app.ini").write_text("two\n")
+        running.until("something else is at /deep/sys")
+        count = len(running.seen)
+        while len(running.seen) < count + 6:
+            running.seen.append(running.process.stdout.readline())  # type: ignore[union-attr]
+        assert "two\n" not in running.seen
+        assert running.seen[-1] in ("one\n", "Linux\n")
+        assert {"one\n", "Linux\n"} <= set(running.seen[count:]), "its own mounts are as they were"
+    finally:
+        running.end(fleet, "mover")
+
+
+def test_a_tree_is_collected_only_when_no_container_names_it(fleet: Fleet, busybox: str, laptop: Path) -> None:
+    fleet.shoal("run", "-d", "-H", "h1", "--name", "keeper", "-v", f"./{laptop.name}/conf:/c", busybox, "sleep", "600")
+    trees = fleet.first.root / "files" / "trees"
+    before = set(os.listdir(trees))
+    fleet.first.kill()
+    (trees / ".tmp-half").mkdir()
+    fleet.first.start()
+    assert set(os.listdir(trees)) == before
+    assert fleet.shoal("exec", "-H", "h1", "keeper", "cat", "/c/app.ini").stdout == "one\n"
+    fleet.shoal("restart", "-t", "0", "-H", "h1", "keeper", code=None)
+
+
+def test_many_files(fleet: Fleet, busybox: str, laptop: Path) -> None:
+    many = laptop / "many"
+    for number in range(40):
+        (many / f"d{number}").mkdir(parents=True)
+        for file in range(50):
+            (many / f"d{number}" / f"f{file}").write_text(f"{number} {file}")
+    out = fleet.shoal(
+        "run", "--rm", "-H", "h1", "-v", f"./{laptop.name}/many:/m:ro", busybox, "sh", "-c", "find /m -type f | wc -l"
+    ).stdout
+    assert out.strip() == "2000"
+    for number in range(10_000):
+        (many / f"more{number}").touch()
+    failed = fleet.shoal("run", "-H", "h1", "-v", f"./{laptop.name}/many:/m", busybox, "true", code=None)
+    assert "10000 files" in failed.stderr
+    assert failed.returncode == 125
