@@ -223,7 +223,8 @@ async def test_names_and_resolvers(engine: RunningEngine) -> None:
         hostname="box", domainname="example.org", extra_hosts=("db:10.1.2.3", "up:host-gateway", "six=[2001:db8::1]"),
         dns=("10.9.8.7", "10.9.8.6"), dns_search=("corp.example",), dns_options=("ndots:3", "use-vc"),
     )  # fmt: skip
-    for line in ("10.1.2.3\tdb", "2001:db8::1\tsix", "nameserver 10.9.8.7", "nameserver 10.9.8.6", "search corp.example",
+    for line in ("10.1.2.3\tdb", "2001:db8::1\tsix",
+                 "nameserver 10.9.8.7", "nameserver 10.9.8.6", "search corp.example",
                  "options ndots:3 use-vc"):  # fmt: skip
         assert line in out.splitlines()
     assert "\tbox.example.org box\n" in out

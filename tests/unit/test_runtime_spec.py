@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from shoal.errors import InvalidArgument
-from shoald.model.container import MountKind, Resources
+from shoald.model.container import BlkioLimit, MountKind, Resources, Ulimit
+from shoald.runtime.devices import DeviceNode, Equipment
 from shoald.runtime.mounts import ContainerFiles, HostMount, merge, mount_target, user_mount
+from shoald.runtime.namespaces import Joined
 from shoald.runtime.resources import HostLimits, resources, unenforced
 from shoald.runtime.spec import ResolvedUser, SpecInput, environment, leads_to_descriptors, runtime_config, working_dir
 from shoald.runtime.ulimits import rlimits
@@ -20,6 +22,36 @@ from tests.support.runtime_records import container_record
 GOLDEN = Path(__file__).parent.parent / "golden/spec"
 FILES = ContainerFiles("/c/resolv.conf", "/c/hostname", "/c/hosts")
 ROOT = ResolvedUser(0, 0, (0,), "/root")
+KVM = DeviceNode("/dev/kvm", "c", 10, 232, 0o660, 0, 106, "rw")
+SDA = {"/dev/sda": (8, 0)}
+EVERY_LIMIT = Resources(
+    memory_bytes=64 << 20,
+    memory_swap_bytes=96 << 20,
+    memory_reservation_bytes=32 << 20,
+    memory_swappiness=10,
+    oom_kill_disable=True,
+    pids_limit=9,
+    cpu_shares=1,
+    cpu_period=50_000,
+    cpu_quota=10_000,
+    cpuset_cpus="0-1",
+    cpuset_mems="0",
+    blkio_weight=300,
+    device_read_bps=(BlkioLimit("/dev/sda", 1 << 20),),
+    device_write_bps=(BlkioLimit("/dev/sda", 2 << 20),),
+    device_read_iops=(BlkioLimit("/dev/sda", 10),),
+    device_write_iops=(BlkioLimit("/dev/sda", 20),),
+)
+V1 = HostLimits(
+    controllers=frozenset({"memory", "cpu", "cpuset", "pids", "blkio"}),
+    swap=True,
+    swappiness=True,
+    oom_control=True,
+    blkio_weight=True,
+)
+V2 = HostLimits(
+    controllers=frozenset({"memory", "cpu", "cpuset", "pids", "io"}), swap=True, unified=True, blkio_weight=True
+)
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {"record": {"userns_base": 0x70000000}},
@@ -60,6 +92,66 @@ CASES: dict[str, dict[str, Any]] = {
             HostMount(MountKind.TMPFS, "/dev/shm"),
         ],
     },
+    "privileged": {
+        "record": {"privileged": True, "cgroupns_mode": "host", "uts_mode": "host"},
+        "equipment": Equipment(nodes=(KVM,)),
+        "capabilities": ("CAP_CHOWN", "CAP_SYS_ADMIN"),
+    },
+    "rights": {
+        "record": {
+            "userns_base": 0x70000000,
+            "cap_add": ("NET_ADMIN", "cap_sys_time"),
+            "cap_drop": ("NET_RAW", "mknod"),
+            "security_options": ("no-new-privileges:false", "apparmor=tight", "systempaths=unconfined"),
+            "ulimits": (Ulimit("core", 0, 0), Ulimit("memlock", -1, -1), Ulimit("nofile", 10, 99_999)),
+            "sysctls": {"net/core/somaxconn": "99", "kernel.shmmax": "5", "net.ipv4.ping_group_range": "7 8"},
+            "annotations": {"com.example": "x"},
+            "oom_score_adj": -5,
+            "domainname": "example.org",
+            "shm_size_bytes": 1 << 20,
+        },
+        "limits": HostLimits(hard_limits={"nofile": 5000}, oom_score_floor=0),
+    },
+    "devices": {
+        "record": {"userns_base": 0x70000000, "device_cgroup_rules": ("c 42:* rw", "b *:7 m")},
+        "equipment": Equipment(
+            nodes=(KVM,), env=("GPU=1",), mounts=(("/opt/lib.so", "/usr/lib/lib.so", "", ("ro", "bind")),), groups=(44,)
+        ),
+        "device_sources": ("/run/shoal/x/mounts/devices/0000",),
+    },
+    "devices-without-userns": {
+        "record": {"userns": "host", "domainname": "example.org"},
+        "equipment": Equipment(nodes=(KVM,)),
+    },
+    "joined": {
+        "record": {
+            "userns_base": 0x70000000,
+            "network": "container:" + "b" * 64,
+            "pid_mode": "container:" + "c" * 64,
+            "ipc_mode": "container:" + "c" * 64,
+        },
+        "joined": {
+            "network": Joined("b" * 64, 11),
+            "pid": Joined("c" * 64, 12),
+            "ipc": Joined("c" * 64, 12, "/run/shoal/c/mounts/shm"),
+        },
+    },
+    "host-namespaces": {
+        "record": {
+            "userns": "host",
+            "pid_mode": "host",
+            "ipc_mode": "host",
+            "uts_mode": "host",
+            "cgroupns_mode": "host",
+        },
+    },
+    "host-ipc-userns": {"record": {"userns_base": 0x70000000, "ipc_mode": "host"}},
+    "shareable": {
+        "record": {"userns_base": 0x70000000, "ipc_mode": "shareable"},
+        "shm_source": "/run/shoal/a/mounts/shm",
+    },
+    "all-limits-v1": {"record": {"resources": EVERY_LIMIT}, "limits": V1, "equipment": Equipment(numbers=SDA)},
+    "all-limits-v2": {"record": {"resources": EVERY_LIMIT}, "limits": V2, "equipment": Equipment(numbers=SDA)},
 }
 
 
@@ -81,17 +173,38 @@ def test_golden(name: str) -> None:
     assert json.loads(text) == json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_what_never_changes(name: str) -> None:
+ORDINARY = [
+    *("default", "host-everything", "host-network-userns", "user-and-terminal", "limits-init-read-only", "mounts"),
+    *("all-limits-v1", "all-limits-v2", "shareable"),
+]
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_what_never_changes_unless_told(name: str) -> None:
     config = _config(CASES[name])
     assert config["process"]["noNewPrivileges"] is True
-    assert config["process"]["capabilities"]["ambient"] == config["process"]["capabilities"]["inheritable"] == []
     assert "oomScoreAdj" not in config["process"]
     assert {"pid", "mount", "ipc", "uts", "cgroup"} <= {one["type"] for one in config["linux"]["namespaces"]}
     assert all("path" not in one for one in config["linux"]["namespaces"])
     assert config["linux"]["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
     assert "/proc/kcore" in config["linux"]["maskedPaths"]
     assert "/proc/sys" in config["linux"]["readonlyPaths"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_never_changes(name: str) -> None:
+    config = _config(CASES[name])
+    assert config["process"]["capabilities"]["ambient"] == config["process"]["capabilities"]["inheritable"] == []
+    assert {"type": "mount"} in config["linux"]["namespaces"]
+    assert "hooks" not in config
+
+
+def test_what_cgroup_v2_lacks_is_told() -> None:
+    assert unenforced(EVERY_LIMIT, V1) == []
+    told = " ".join(unenforced(EVERY_LIMIT, V2))
+    assert "swappiness" in told
+    assert "OOM killer" in told
+    assert len(unenforced(EVERY_LIMIT, HostLimits(controllers=frozenset()))) == 8
 
 
 @pytest.mark.parametrize(

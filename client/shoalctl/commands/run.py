@@ -54,7 +54,7 @@ def run(
     user: Annotated[str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or id.")] = "",
     label: Annotated[Texts, typer.Option("-l", "--label", metavar="KEY=VALUE", help="Label the container.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root file system read-only.")] = False,
-    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, host, container:C...")] = "",
+    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, container:C...")] = "",
     hostname: Annotated[str, typer.Option("-h", "--hostname", metavar="NAME", help="The host name inside.")] = "",
     entrypoint: Annotated[
         str | None, typer.Option("--entrypoint", metavar="COMMAND", help="Instead of the image's entrypoint.")

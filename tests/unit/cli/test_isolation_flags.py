@@ -23,8 +23,9 @@ def test_run_sends_all_of_it(shoal: Shoal, h1: FakeDaemon, tmp_path: Path) -> No
     (tmp_path / "labels").write_text("# of the file\n\nfrom=file\nboth=file\n")
     code, _, error = shoal(
         "run", "-d", "--cap-add", "NET_ADMIN", "--cap-add=SYS_TIME", "--cap-drop", "ALL", "--privileged",
-        "--security-opt", "no-new-privileges", "--security-opt", f"seccomp={profile}", "--security-opt", "label:disable",
-        "--group-add", "audio", "--pid", "host", "--ipc", "container:a", "--uts", "host", "--cgroupns", "host",
+        "--security-opt", "no-new-privileges", "--security-opt", f"seccomp={profile}",
+        "--security-opt", "label:disable", "--group-add", "audio",
+        "--pid", "host", "--ipc", "container:a", "--uts", "host", "--cgroupns", "host",
         "--domainname", "d.example", "--add-host", "a:1.2.3.4", "--dns", "1.1.1.1", "--dns-search", "x.example",
         "--dns-opt", "ndots:2", "--dns-option", "use-vc", "--mac-address", "02:00:00:00:00:01", "--ip", "10.0.0.9",
         "--ip6", "fd00::9", "--network-alias", "web", "--net-alias", "www", "--ulimit", "nofile=10:20", "--ulimit",
@@ -36,7 +37,8 @@ def test_run_sends_all_of_it(shoal: Shoal, h1: FakeDaemon, tmp_path: Path) -> No
         "-c", "512", "--cpu-period", "50000", "--cpu-quota", "25000", "--cpuset-cpus", "0-1", "--cpuset-mems", "0",
         "--blkio-weight", "300", "--annotation", "k=v=w", "--label-file", str(tmp_path / "labels"), "-l", "both=flag",
         "--health-cmd", "true || exit 1", "--health-interval", "1m30s", "--health-timeout", "2s", "--health-retries",
-        "4", "--health-start-period", "5s", "--health-start-interval", "500ms", "--expose", "80-81/tcp", "-P", "busybox",
+        "4", "--health-start-period", "5s", "--health-start-interval", "500ms", "--expose", "80-81/tcp", "-P",
+        "busybox",
     )  # fmt: skip
     assert code == 0, error
     spec = h1.requests("Run")[0].spec
@@ -66,7 +68,8 @@ def test_the_images_health_check_is_switched_off(shoal: Shoal, h1: FakeDaemon) -
         ["--device-read-bps", "/dev/sda"], ["--device-read-iops", "/dev/sda:1m"], ["--device-read-bps", "/dev/sda:0"],
         ["--shm-size", "lots"], ["--memory-swap", "-2"], ["--memory-swappiness", "101"], ["--oom-score-adj", "1001"],
         ["--blkio-weight", "-1"], ["--cpu-shares", "-1"], ["--health-retries", "-1"], ["--health-interval", "soon"],
-        ["--no-healthcheck", "--health-cmd", "true"], ["--security-opt", "seccomp=/nowhere"], ["--label-file", "/nowhere"],
+        ["--no-healthcheck", "--health-cmd", "true"], ["--security-opt", "seccomp=/nowhere"],
+        ["--label-file", "/nowhere"],
         ["--oom-score-adj", str(2**70)], ["--cpu-quota", str(2**70)],
     ],
 )  # fmt: skip
