@@ -19,6 +19,9 @@ from shoald.engine.ports import (
     ContainerDetails,
     ContainerFilter,
     EventFilter,
+    ExecOrder,
+    ExecOutput,
+    ExecStarted,
     ExitStatus,
     HostInfo,
     HostVersion,
@@ -35,6 +38,7 @@ from shoald.model.event import Event
 from shoald.model.file import TreeEntry
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
+from shoald.model.path import PathStat
 from shoald.model.snapshot import Volume
 from shoald.oci.config import parse_config
 
@@ -73,6 +77,9 @@ CONTAINER = Container(
     pid=4242,
     ip_address="10.88.64.2",
 )
+
+
+PATH_STAT = PathStat("passwd", 12, 0o100644, 1_500_000_001, "", 0, 0)
 
 
 class FakeAttachSession:
@@ -179,6 +186,34 @@ class FakeFiles:
         return "" if container else "handle"
 
 
+class FakeExecSession:
+    """Echoes standard input on standard error; the process exits with code 9 at the end of input."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._queue: asyncio.Queue[ExecOutput | ExitStatus] = asyncio.Queue()
+        self.closed: list[bool] = []
+        self.sizes: list[tuple[int, int]] = []
+        engine.execs.append(self)
+
+    async def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
+        while True:
+            yield await self._queue.get()
+
+    async def write_stdin(self, data: bytes) -> None:
+        self._queue.put_nowait(ExecOutput(True, data, "5"))
+
+    async def close_stdin(self) -> None:
+        self._queue.put_nowait(ExitStatus(9))
+
+    async def resize(self, rows: int, columns: int) -> None:
+        self.sizes.append((rows, columns))
+
+    async def close(self, *, detached: bool = False) -> None:
+        """`closed` says whether on purpose."""
+        await asyncio.sleep(0)
+        self.closed.append(detached)
+
+
 @dataclass
 class FakeEngine:
     """`error`, when set, is raised by everything. `calls` holds (name, arguments) of what was asked."""
@@ -187,6 +222,7 @@ class FakeEngine:
     stdin_error: Exception | None = None
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     sessions: list[FakeAttachSession] = field(default_factory=list)
+    execs: list[FakeExecSession] = field(default_factory=list)
     context: bytes = b""
     context_complete: bool = False
     context_error: BaseException | None = None
@@ -340,6 +376,44 @@ class FakeEngine:
     ) -> FakeAttachSession:
         self._called("attach", name, cursor, stdout, stderr, stdin)
         return FakeAttachSession(self)
+
+    # Exec and files of containers
+    async def exec(self, request_id: str, order: ExecOrder) -> ExecStarted:
+        self._called("exec", request_id, order)
+        return ExecStarted("e" * 64, 4711)
+
+    async def exec_attach(self, exec_id: str, cursor: str) -> FakeExecSession:
+        self._called("exec_attach", exec_id, cursor)
+        return FakeExecSession(self)
+
+    async def exec_kill(self, exec_id: str, signal: str) -> None:
+        self._called("exec_kill", exec_id, signal)
+
+    async def stat_path(self, name: str, path: str) -> PathStat:
+        self._called("stat_path", name, path)
+        return PATH_STAT
+
+    async def copy_out(self, name: str, path: str, follow: bool) -> AsyncIterator[PathStat | bytes]:
+        self._called("copy_out", name, path, follow)
+        yield PATH_STAT
+        for chunk in (b"one", b"two"):
+            yield chunk
+
+    async def copy_in(
+        self, name: str, path: str, chunks: AsyncIterable[bytes], keep_owner: bool, guard_types: bool
+    ) -> None:
+        self._called("copy_in", name, path, keep_owner, guard_types)
+        try:
+            async for chunk in chunks:
+                self.context += chunk
+            self.context_complete = True
+        except BaseException as error:
+            self.context_error = error
+            raise
+
+    async def export_container(self, name: str) -> AsyncIterator[bytes]:
+        self._called("export_container", name)
+        yield b"archive"
 
     # Volumes and files of clients
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from shoal.errors import Cancelled
 from shoal.v1 import container_pb2 as pb
 from shoal.v1 import container_pb2_grpc
 from shoald.api.checks import invalid, required
@@ -42,7 +43,7 @@ class CopyMethods(container_pb2_grpc.ContainerServiceServicer):
         await self._engine.copy_in(
             required("start.name", start.name),
             required("start.path", start.path),
-            _chunks(requests),
+            _chunks(requests, context),
             start.keep_owner,
             start.no_overwrite_dir_non_dir,
         )
@@ -77,10 +78,15 @@ def _copied(item: PathStat | bytes) -> pb.ContainerServiceCopyOutResponse:
     return pb.ContainerServiceCopyOutResponse(stat=path_stat(item))
 
 
-async def _chunks(requests: AsyncIterator[pb.ContainerServiceCopyInRequest]) -> AsyncIterator[bytes]:
+async def _chunks(
+    requests: AsyncIterator[pb.ContainerServiceCopyInRequest], context: Context
+) -> AsyncIterator[bytes]:
     async for message in requests:
         if message.WhichOneof("message") != "chunk":
             raise invalid("message", "only chunks follow the start")
         if len(message.chunk) > _MAX_CHUNK:
             raise invalid("chunk", f"is longer than {_MAX_CHUNK} bytes")
         yield message.chunk
+    # A stream that was cut looks like one that ended.
+    if context.cancelled():
+        raise Cancelled("the connection was lost during the copy", reason="TRUNCATED")
