@@ -252,7 +252,7 @@ def test_journald(pair: Fleet, busybox: str) -> None:
 
 def test_a_stalled_reader_costs_no_memory(pair: Fleet, busybox: str) -> None:
     size = 200 << 20
-    script = f"sleep 1; yes $(printf %99d 0) | head -c {size}"
+    script = f"sleep 1; yes $(printf %099d 0) | head -c {size}"
 
     def rss() -> int:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pair.first.pid}/status").read_text())

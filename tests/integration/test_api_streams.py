@@ -21,6 +21,7 @@ from shoal.v1.image_pb2_grpc import ImageServiceStub
 from shoal.v1.system_pb2_grpc import SystemServiceStub
 from shoald.api.server import SERVICES
 from shoald.config import Limits
+from shoald.model.log import Grep
 from tests.support.api_server import Running, error_info, serving
 from tests.support.fake_engine import FakeEngine
 
@@ -154,6 +155,23 @@ async def test_logs_carry_times_streams_and_cursors(channel: grpc.aio.Channel) -
     record = batches[1].records[0]
     assert (record.time.seconds, record.time.nanos) == (1_700_000_000, 123_456_790)
     assert (record.stream, record.data) == (containers.LogRecord.STREAM_STDERR, b"line 1\n")
+
+
+async def test_what_of_logs_is_wanted_reaches_the_engine(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
+    request = containers.ContainerServiceLogsRequest(
+        name="web", grep="a.b", grep_regex=True, grep_invert=True, grep_ignore_case=True, accept_raw=True
+    )
+    async for _ in ContainerServiceStub(channel).Logs(request):
+        pass
+    (query,) = [arguments[1] for name, arguments in engine.calls if name == "logs"]
+    assert query.grep == Grep("a.b", True, True, True)
+    assert query.raw
+    with pytest.raises(grpc.aio.AioRpcError, match="grep"):
+        await (
+            ContainerServiceStub(channel)
+            .Logs(containers.ContainerServiceLogsRequest(name="web", grep_invert=True))
+            .read()
+        )
 
 
 async def test_a_follower_that_leaves_closes_its_iterator(channel: grpc.aio.Channel, engine: FakeEngine) -> None:

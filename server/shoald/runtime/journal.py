@@ -1,7 +1,7 @@
 """Logs in the host's journal (systemd-journald): conmon writes them, journalctl reads them back.
 
-An entry is a record: MESSAGE without its newline, PRIORITY 6 for stdout and 3 for stderr, CONTAINER_PARTIAL_MESSAGE for
-a part of a line. A cursor is the journal's own behind `j:`.
+An entry is a record: MESSAGE with or without its newline, PRIORITY 6 for stdout and 3 for stderr,
+CONTAINER_PARTIAL_MESSAGE for a part of a line. A cursor is the journal's own behind `j:`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class _Entry(Struct):
         message = self.message or ""
         data = message.encode("utf-8", "surrogateescape") if isinstance(message, str) else bytes(message)
         partial = self.partial == "true"
-        return LogRecord(int(self.time) * 1000, self.priority == _STDERR, data if partial else data + b"\n", partial)
+        # Some versions of conmon leave the line's newline in the message.
+        whole = data if partial or data.endswith(b"\n") else data + b"\n"
+        return LogRecord(int(self.time) * 1000, self.priority == _STDERR, whole, partial)
 
 
 _DECODER = msgspec.json.Decoder(_Entry)
