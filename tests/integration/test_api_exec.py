@@ -161,7 +161,7 @@ async def test_copy_in_takes_a_start_and_chunks(stub: ContainerServiceStub, engi
     await call.write(CopyIn(start={"name": "web", "path": "/x", "keep_owner": True}))
     for chunk in (b"a" * 1000, b"b"):
         await call.write(CopyIn(chunk=chunk))
-    await call.done_writing()
+    await call.write(CopyIn(end={}))
     await call
     assert engine.asked("copy_in") == ("web", "/x", True, False)
     assert engine.context == b"a" * 1000 + b"b"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from dataclasses import dataclass
 
@@ -18,11 +19,11 @@ class CopyPath:
     path: str
 
 
-def parse_copy_path(text: str) -> CopyPath:
+def parse_copy_path(text: str, *, windows: bool = os.name == "nt") -> CopyPath:
     """`CONTAINER:PATH`, or a local path. A local path with a colon is written absolute or with `./` in front."""
     if not text:
         raise UsageFault("a path is empty")
-    if text.startswith(("/", ".")) or (len(text) > 2 and text[1] == ":" and text[2] in "\\/"):
+    if text.startswith(("/", ".")) or (windows and text[1:2] == ":" and text[2:3] in ("\\", "/")):
         return CopyPath("", text)
     container, colon, path = text.partition(":")
     if not colon:

@@ -53,6 +53,7 @@ async def copy_in(host: HostClient, name: str, path: str, chunks: Iterator[bytes
         await call.write(message(start=start))
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
             await call.write(message(chunk=chunk))
+        await call.write(message(end=message.End()))
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:

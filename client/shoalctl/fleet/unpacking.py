@@ -18,6 +18,7 @@ from shoal.errors import FailedPrecondition, InvalidArgument
 
 _CREATE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _CHUNK = 1 << 20
+_MAX_DEPTH = 512
 
 
 class LocalTarget:
@@ -85,6 +86,8 @@ class LocalTarget:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\0" in name or (os.name == "nt" and _odd(name)):
             raise InvalidArgument(f"the host sent the name {name!r}", reason="PATH_ESCAPE")
+        if len(parts) > _MAX_DEPTH:
+            raise InvalidArgument(f"the host sent a name of {len(parts)} directories", reason="BAD_ARCHIVE")
         if self._name != "." and not name.startswith("./") and name != ".":
             parts = [self._name, *parts[1:]]
         elif self._name != ".":

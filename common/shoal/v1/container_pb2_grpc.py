@@ -376,7 +376,8 @@ class ContainerServiceServicer(object):
 
     def CopyIn(self, request_iterator, context):
         """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
-        The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+        The client's stream: `start` once, then `chunk` messages, then `end` (without it: CANCELLED, reason TRUNCATED; a cut link
+        looks like a half-close. What came until then has been unpacked). All paths are resolved inside the container's
         root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
         PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
         """

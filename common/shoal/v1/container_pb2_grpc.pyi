@@ -120,7 +120,8 @@ class ContainerServiceStub:
     """
     CopyIn: _grpc.StreamUnaryMultiCallable[_container_pb2.ContainerServiceCopyInRequest, _container_pb2.ContainerServiceCopyInResponse]
     """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
-    The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+    The client's stream: `start` once, then `chunk` messages, then `end` (without it: CANCELLED, reason TRUNCATED; a cut link
+    looks like a half-close. What came until then has been unpacked). All paths are resolved inside the container's
     root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
     PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
     """
@@ -232,7 +233,8 @@ class ContainerServiceAsyncStub(ContainerServiceStub):
     """
     CopyIn: _aio.StreamUnaryMultiCallable[_container_pb2.ContainerServiceCopyInRequest, _container_pb2.ContainerServiceCopyInResponse]  # type: ignore[assignment]
     """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
-    The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+    The client's stream: `start` once, then `chunk` messages, then `end` (without it: CANCELLED, reason TRUNCATED; a cut link
+    looks like a half-close. What came until then has been unpacked). All paths are resolved inside the container's
     root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
     PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
     """
@@ -491,7 +493,8 @@ class ContainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_container_pb2.ContainerServiceCopyInResponse, _abc.Awaitable[_container_pb2.ContainerServiceCopyInResponse]]:
         """CopyIn unpacks a tar archive inside a container, running or not. Roles: admin, operator.
-        The client's stream: `start` once, then `chunk` messages, then half-close. All paths are resolved inside the container's
+        The client's stream: `start` once, then `chunk` messages, then `end` (without it: CANCELLED, reason TRUNCATED; a cut link
+        looks like a half-close. What came until then has been unpacked). All paths are resolved inside the container's
         root; nothing outside can be reached, whatever the archive or the container's files hold. NOT_FOUND, reason
         PATH_NOT_FOUND; FAILED_PRECONDITION, reason NOT_A_DIRECTORY or READ_ONLY.
         """

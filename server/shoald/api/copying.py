@@ -43,7 +43,7 @@ class CopyMethods(container_pb2_grpc.ContainerServiceServicer):
         await self._engine.copy_in(
             required("start.name", start.name),
             required("start.path", start.path),
-            _chunks(requests, context),
+            _chunks(requests),
             start.keep_owner,
             start.no_overwrite_dir_non_dir,
         )
@@ -78,15 +78,15 @@ def _copied(item: PathStat | bytes) -> pb.ContainerServiceCopyOutResponse:
     return pb.ContainerServiceCopyOutResponse(stat=path_stat(item))
 
 
-async def _chunks(
-    requests: AsyncIterator[pb.ContainerServiceCopyInRequest], context: Context
-) -> AsyncIterator[bytes]:
+async def _chunks(requests: AsyncIterator[pb.ContainerServiceCopyInRequest]) -> AsyncIterator[bytes]:
     async for message in requests:
-        if message.WhichOneof("message") != "chunk":
-            raise invalid("message", "only chunks follow the start")
-        if len(message.chunk) > _MAX_CHUNK:
-            raise invalid("chunk", f"is longer than {_MAX_CHUNK} bytes")
-        yield message.chunk
-    # A stream that was cut looks like one that ended.
-    if context.cancelled():
-        raise Cancelled("the connection was lost during the copy", reason="TRUNCATED")
+        match message.WhichOneof("message"):
+            case "chunk":
+                if len(message.chunk) > _MAX_CHUNK:
+                    raise invalid("chunk", f"is longer than {_MAX_CHUNK} bytes")
+                yield message.chunk
+            case "end":
+                return
+            case _:
+                raise invalid("message", "only chunk and end follow start")
+    raise Cancelled("the archive ended before it was complete", reason="TRUNCATED")
