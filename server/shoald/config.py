@@ -46,15 +46,19 @@ class Registries(Struct, frozen=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """The bridge network."""
+    """The default bridge network, and what others have in common with it."""
 
     bridge: str = "shoal0"
-    subnet: str = "10.88.64.0/20"
+    subnet: str = "10.209.0.0/20"
+    pool: str = "10.209.128.0/17"
+    """Where the subnets of networks come from that name none, a /24 each."""
     nft_table: str = "shoal"
     publish_address: str = "127.0.0.1"
     """Where ports are published that name no address."""
     mtu: int = 0
     """0: that of the default route's interface."""
+    dns: str = ""
+    """The program aardvark-dns, by which containers find each other; empty: found by name; "off": none."""
 
 
 class Runtime(Struct, frozen=True, kw_only=True):

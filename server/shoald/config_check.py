@@ -100,8 +100,18 @@ def _check_network(config: Config) -> None:
     try:
         subnet = ipaddress.IPv4Network(network.subnet)
     except ValueError as error:
-        _refuse("network.subnet", f"not an IPv4 network: {error}", "write it as 10.88.64.0/20")
+        _refuse("network.subnet", f"not an IPv4 network: {error}", "write it as 10.209.0.0/20")
     _require(8 <= subnet.prefixlen <= 29, "network.subnet", "its prefix must be /8 to /29")
+    try:
+        pool = ipaddress.IPv4Network(network.pool)
+    except ValueError as error:
+        _refuse("network.pool", f"not an IPv4 network: {error}", "write it as 10.209.128.0/17")
+    _require(8 <= pool.prefixlen <= 24, "network.pool", "its prefix must be /8 to /24")
+    _require(
+        network.dns in ("", "off") or Path(network.dns).is_absolute(),
+        "network.dns",
+        f"{network.dns!r} is not an absolute path",
+    )
     try:
         ipaddress.IPv4Address(network.publish_address)
     except ValueError:

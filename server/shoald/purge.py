@@ -12,11 +12,10 @@ from shoal.errors import ShoalError
 from shoald.config import Config
 from shoald.host import cgroups, nft
 from shoald.host.controllers import unmount_unused
-from shoald.host.links import delete_link
 from shoald.host.mounts import unmount_tree
-from shoald.host.netlink import NetlinkSocket
 from shoald.host.process import send_signal
 from shoald.host.trees import remove_tree
+from shoald.network import dns, forwarding, wiring
 from shoald.runtime.bundle import RunDirectory
 
 
@@ -32,9 +31,12 @@ async def purge(config: Config) -> None:
         lambda: cgroups.kill(found, parent),
         lambda: asyncio.to_thread(_unmount, config),
         lambda: cgroups.remove(found, parent),
+        lambda: asyncio.to_thread(dns.end, config.run_dir / dns.DNS_DIRECTORY),
         lambda: nft.delete_table("ip", config.network.nft_table),
+        lambda: nft.delete_table("ip6", config.network.nft_table),
+        lambda: forwarding.withdraw(config.network.bridge),
         lambda: asyncio.to_thread(unmount_unused),
-        lambda: asyncio.to_thread(_delete_bridge, config.network.bridge),
+        lambda: asyncio.to_thread(_delete_bridges, config.network.bridge),
         lambda: asyncio.to_thread(_remove_directories, config),
     ]
     errors: list[ShoalError] = []
@@ -69,9 +71,9 @@ def _unmount(config: Config) -> None:
             unmount_tree(directory, detach=True)
 
 
-def _delete_bridge(name: str) -> None:
-    with NetlinkSocket() as rtnl:
-        delete_link(rtnl, name)
+def _delete_bridges(default: str) -> None:
+    for name in (*wiring.bridges_of(default), default):
+        wiring.delete_bridge(name)
 
 
 def _remove_directories(config: Config) -> None:

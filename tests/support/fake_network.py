@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Network
 
-from shoal.errors import AlreadyExists, NotFound, ResourceExhausted
-from shoald.model.container import PortMapping
+from shoal.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
+from shoald.model.container import ContainerSpec, PortMapping
+from shoald.model.network import Membership
 from shoald.network.ports import Endpoint
 from shoald.network.reservations import check_host_ip, check_protocol
 
@@ -32,6 +33,8 @@ class FakeNetwork:
         for port in ports:
             check_protocol(port.protocol)
             host_ip = check_host_ip(port.host_ip or self._publish_address)
+            if ":" in host_ip:
+                raise FailedPrecondition("the container has no IPv6", reason="IPV6_PUBLISH")
             checked.append(PortMapping(port.container_port, host_ip, port.host_port, port.protocol))
         if container_id not in self._endpoints:
             given = self._given(checked)
@@ -100,6 +103,25 @@ class FakeNetwork:
         """Forget everything that is connected."""
         self.connected.clear()
 
-    def resolv_conf(self) -> str:
+    def endpoints(self, container_id: str) -> Sequence[Endpoint]:
+        """See NetworkDriver.endpoints."""
+        return [self._endpoints[container_id]] if container_id in self._endpoints else []
+
+    def membership(self, spec: ContainerSpec) -> Membership | None:
+        """See NetworkDriver.membership: all are in the default network."""
+        return Membership("bridge") if spec.network == "bridge" else None
+
+    async def attach(self, container_id: str, pid: int, membership: Membership) -> None:
+        """There is no other network."""
+        raise NotImplementedError
+
+    async def detach(self, container_id: str, pid: int, network_id: str) -> None:
+        """There is no other network."""
+        raise NotImplementedError
+
+    async def mend(self, container_id: str, pid: int) -> None:
+        """Nothing is ever broken."""
+
+    def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
         """See NetworkDriver.resolv_conf."""
         return "nameserver 192.0.2.53\n"

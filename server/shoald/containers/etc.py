@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from shoal.errors import FailedPrecondition
 from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
 from shoald.model.container import Container, ContainerSpec
+from shoald.model.network import DEFAULT
 from shoald.network.ports import Endpoint
 
 _HOSTS = """127.0.0.1\tlocalhost
@@ -70,7 +73,9 @@ def extra_hosts(spec: ContainerSpec, gateway: str) -> list[tuple[str, str]]:
     return found
 
 
-def write_etc(directory: Path, container: Container, endpoint: Endpoint | None, resolv_conf: str | None) -> EtcFiles:
+def write_etc(
+    directory: Path, container: Container, endpoints: Sequence[Endpoint], resolv_conf: str | None
+) -> EtcFiles:
     """Write the files, owned by the container's root. `resolv_conf` None: the host's own is used (network host), or an
     empty one (network none)."""
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -83,15 +88,43 @@ def write_etc(directory: Path, container: Container, endpoint: Endpoint | None, 
         resolv_conf = _read("/etc/resolv.conf")
     else:
         hostname = container.hostname
-        names = f"{hostname}.{spec.domainname}" if spec.domainname else hostname
-        hosts = hosts_text(
-            names, endpoint.ip_address if endpoint else None, extra_hosts(spec, endpoint.gateway if endpoint else "")
-        )
+        hosts = bridged_hosts(container, endpoints)
     return EtcFiles(
         hosts=_write(directory / "hosts", hosts, owner),
         hostname=_write(directory / "hostname", hostname + "\n", owner),
-        resolv_conf=_write(directory / "resolv.conf", resolv_conf_text(resolv_conf or "", spec), owner),
+        resolv_conf=_write(directory / "resolv.conf", bridged_resolv_conf(container, endpoints, resolv_conf), owner),
     )
+
+
+def bridged_hosts(container: Container, endpoints: Sequence[Endpoint]) -> str:
+    """/etc/hosts of a container in these networks: its name stands for all of its addresses. Pure."""
+    spec, hostname = container.spec, container.hostname
+    names = f"{hostname}.{spec.domainname} {hostname}" if spec.domainname else hostname
+    addresses = [address for each in endpoints for address in (each.ip_address, each.ip6_address) if address]
+    more = [(names, address) for address in addresses[1:]]
+    gateway = next((each.gateway for each in endpoints), "")
+    return hosts_text(names, addresses[0] if addresses else None, [*more, *extra_hosts(spec, gateway)])
+
+
+def bridged_resolv_conf(container: Container, endpoints: Sequence[Endpoint], text: str | None) -> str:
+    """resolv.conf with what the request says. Where the networks have a name server of their own, that one asks the
+    request's servers. Pure."""
+    spec = container.spec
+    own = {gateway for each in endpoints if each.network != DEFAULT for gateway in (each.gateway, each.gateway6)}
+    servers = [line.split()[1] for line in (text or "").splitlines() if line.split()[:1] == ["nameserver"]]
+    return resolv_conf_text(text or "", replace(spec, dns=()) if own & set(servers) else spec)
+
+
+def rewrite_etc(directory: Path, container: Container, endpoints: Sequence[Endpoint], resolv_conf: str) -> None:
+    """The same files of a container that runs, in place: they are mounted there."""
+    for name, text in (
+        ("hosts", bridged_hosts(container, endpoints)),
+        ("resolv.conf", bridged_resolv_conf(container, endpoints, resolv_conf)),
+    ):
+        # The container's root owns the files but can't replace them: their directory is not mounted there.
+        fd = os.open(directory / name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
 def shared_etc(directory: Path) -> EtcFiles:

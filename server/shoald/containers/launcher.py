@@ -31,7 +31,7 @@ from shoald.network.ports import Endpoint, NetworkDriver
 from shoald.runtime import logchain
 from shoald.runtime.devices import Equipment
 from shoald.runtime.journal import check_journal
-from shoald.runtime.namespaces import Joined
+from shoald.runtime.namespaces import Joined, bridged
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
 from shoald.runtime.rotation import LogRotator
 from shoald.runtime.spec import ResolvedUser
@@ -92,7 +92,7 @@ class Launcher:
         self._userns_size = userns_size
         self._runtime = runtime
         self._snapshots = snapshots
-        self._network = network
+        self.network = network
         self._state_dir = state_dir
         self._run_dir = run_dir
         self._configure = configure
@@ -160,9 +160,11 @@ class Launcher:
         endpoint: Endpoint | None = None
         ports: tuple[PortMapping, ...] = ()
         resolv = None
-        if container.spec.network == "bridge":
-            endpoint, ports = await self._network.allocate(container.id, container.spec.ports)
-            resolv = self._network.resolv_conf()
+        endpoints: Sequence[Endpoint] = ()
+        if bridged(container.spec):
+            endpoint, ports = await self.network.allocate(container.id, container.spec.ports)
+            endpoints = self.network.endpoints(container.id)
+            resolv = self.network.resolv_conf(endpoints)
         # Unmounting syncs the whole file system below the layer: not for one that is thrown away, or committed later.
         throw_away = container.spec.auto_remove
         await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base, volatile=throw_away)
@@ -172,7 +174,7 @@ class Launcher:
         if "network" in joined:
             etc = shared_etc(self.state_path(joined["network"].container_id))
         else:
-            etc = write_etc(self.state_path(container.id), container, endpoint, resolv)
+            etc = write_etc(self.state_path(container.id), container, endpoints, resolv)
         asked = equipment(container.spec)
         nodes = self._place_nodes(container, asked, bundle_dir / IN_BUNDLE_MOUNTS)
         shm = self.neighbours.share_shm(container)
@@ -192,7 +194,7 @@ class Launcher:
         )
         self.neighbours.still(joined)
         if endpoint is not None:
-            await self._network.connect(container.id, created.pid)
+            await self.network.connect(container.id, created.pid)
         await self._runtime.start(container.id)
         address = endpoint.ip_address if endpoint else ""
         return Launched(created.pid, created.pid_start_time, address, ports)
@@ -208,7 +210,7 @@ class Launcher:
 
     def reserved(self, container_id: str) -> tuple[str, tuple[PortMapping, ...]]:
         """Address ("" without) and ports that it has."""
-        endpoint, ports = self._network.reserved(container_id)
+        endpoint, ports = self.network.reserved(container_id)
         return endpoint.ip_address if endpoint else "", tuple(ports)
 
     # --- while it does not run --------------------------------------------------------------------------------------
@@ -242,14 +244,14 @@ class Launcher:
         errors = await _attempts(self._unmount(container_id), self._runtime.delete(container_id))
         errors += await _attempts(self.places.release(container_id))
         # The address after the process that has it.
-        errors += await _attempts(self._network.release(container_id))
+        errors += await _attempts(self.network.release(container_id))
         errors += await _attempts(self._remove_bundle(container_id))
         if errors:
             raise errors[0]
 
     async def release(self, container_id: str) -> None:
         """The part of `clear` that others wait for: give back ports and address of one that has ended."""
-        await self._network.release(container_id)
+        await self.network.release(container_id)
 
     async def _unmount(self, container_id: str) -> None:
         bundle = self._run_dir / container_id

@@ -144,6 +144,12 @@ def port_request(name: str, *, hairpin: bool, isolated: bool) -> Request:
     return Request(netlink.RTM_NEWLINK, 0, payload, f"set bridge port {name}")
 
 
+def master_request(name: str, master: int) -> Request:
+    """Make a link a port of a bridge."""
+    payload = _ifinfo() + netlink.text(_IFLA_IFNAME, _checked(name)) + netlink.u32(_IFLA_MASTER, master)
+    return Request(netlink.RTM_NEWLINK, 0, payload, f"set bridge of {name}")
+
+
 def up_request(index: int, *, up: bool = True) -> Request:
     """Set a link up or down."""
     payload = _ifinfo(index, flags=IFF_UP if up else 0, change=IFF_UP)

@@ -105,6 +105,7 @@ class Containers:
         """Delete the row with its address and ports; False when there was none."""
         with self._db.transaction():
             self._db.execute("DELETE FROM addresses WHERE owner = ?", [container_id])
+            self._db.execute("DELETE FROM addresses6 WHERE owner = ?", [container_id])
             self._db.execute("DELETE FROM ports WHERE owner = ?", [container_id])
             return self._db.execute("DELETE FROM containers WHERE id = ?", [container_id]).rowcount > 0
 

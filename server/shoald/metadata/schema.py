@@ -160,7 +160,37 @@ CREATE TABLE file_trees (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Sequence[str] = (_FIRST, _VOLUMES_AND_FILES)
+_NETWORKS = """
+CREATE TABLE networks (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Not a foreign key to networks: the default one has no row.
+CREATE TABLE memberships (
+    container_id TEXT NOT NULL REFERENCES containers (id) ON DELETE CASCADE,
+    network TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (container_id, network)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX memberships_by_network ON memberships (network);
+
+INSERT INTO memberships (container_id, network, position, record)
+    SELECT id, 'bridge', 0, json_object('network', 'bridge') FROM containers
+    WHERE coalesce(json_extract(record, '$.spec.network'), 'bridge') = 'bridge';
+
+-- 16 bytes each, which sort as the addresses do.
+CREATE TABLE addresses6 (
+    address BLOB PRIMARY KEY,
+    subnet TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    UNIQUE (owner, subnet)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Sequence[str] = (_FIRST, _VOLUMES_AND_FILES, _NETWORKS)
 """Script n brings a database from `user_version` n to n + 1."""
 
 

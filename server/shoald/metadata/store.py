@@ -11,11 +11,12 @@ from shoald.metadata.blobs import Blobs
 from shoald.metadata.cache import Cache
 from shoald.metadata.containers import Containers
 from shoald.metadata.database import Database
-from shoald.metadata.endpoints import Addresses, Ports
+from shoald.metadata.endpoints import Addresses, Addresses6, Ports
 from shoald.metadata.events import Events
 from shoald.metadata.files import Files
 from shoald.metadata.images import Images
 from shoald.metadata.leases import Leases
+from shoald.metadata.networks import Memberships, Networks
 from shoald.metadata.references import References
 from shoald.metadata.snapshots import Snapshots
 from shoald.metadata.volumes import Volumes
@@ -61,7 +62,10 @@ class Metadata:
         self.images = Images(database)
         self.containers = Containers(database, self.leases)
         self.addresses = Addresses(database)
+        self.addresses6 = Addresses6(database)
         self.ports = Ports(database)
+        self.networks = Networks(database)
+        self.memberships = Memberships(database)
         self.cache = Cache(database)
         self.references = References(database)
         self.volumes = Volumes(database)

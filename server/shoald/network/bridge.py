@@ -1,45 +1,51 @@
-"""The bridge network: a bridge with NAT, one veth pair a container, published ports in one nft map."""
+"""Bridge networks: a bridge each, with NAT; a veth pair for each container in each; published ports in nft maps."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from shoal.errors import InvalidArgument, NotFound, ShoalError
-from shoald.host import links, nft
+from shoal.errors import FailedPrecondition, NotFound, ShoalError
 from shoald.host.blocking import in_thread, to_end
-from shoald.host.netlink import NetlinkSocket, open_netns
 from shoald.metadata.store import Metadata
-from shoald.model.container import PortMapping
-from shoald.network import conntrack, forwarding
-from shoald.network.notifications import changes
+from shoald.model.container import ContainerSpec, PortMapping
+from shoald.model.network import ABSTRACT, DEFAULT, Membership, Network
+from shoald.network import conntrack, wiring
+from shoald.network.addressing import check_membership
+from shoald.network.dns import NameServer
+from shoald.network.networks import Networks, NetworkSettings
 from shoald.network.ports import Endpoint
 from shoald.network.reservations import Reservations, check_host_ip, check_protocol
 from shoald.network.resolv import container_resolv_conf, host_resolv_conf
-from shoald.network.rules import CHAINS, RULES, Published, close_script, open_script, table_script
+from shoald.network.rules import Published, Segment, close_script, open_script
+from shoald.network.tables import Tables
+from shoald.network.ways import way, way6, ways
+from shoald.network.zones import zones
 
 log = structlog.get_logger(__name__)
 
-REPAIR_TRIES = 5
-"""Another program's transaction can be in the way of ours."""
+DEFAULT_POOL = ipaddress.IPv4Network("10.209.128.0/17")
 
 
 @dataclass(frozen=True)
 class BridgeSettings:
-    """`mtu` 0: that of the interface with the default route."""
+    """`mtu` 0: that of the interface with the default route. `pool`: where subnets of networks come from that name
+    none. `dns_program` "": containers do not find each other by name; `dns_directory`: its files."""
 
     bridge: str
     subnet: ipaddress.IPv4Network
     nft_table: str
     publish_address: str
     mtu: int = 0
+    pool: ipaddress.IPv4Network = DEFAULT_POOL
+    dns_program: str = ""
+    dns_directory: Path = Path("/run/shoal/dns")
 
 
 class BridgeNetwork:
@@ -49,165 +55,103 @@ class BridgeNetwork:
         self._md = md
         self._settings = settings
         self._reservations = Reservations()
-        self._rules = asyncio.Lock()
-        self._watch: asyncio.Task[None] | None = None
-        self._index = 0
-        self._mtu = settings.mtu or 1500
+        self.networks = Networks(md, NetworkSettings(settings.bridge, settings.subnet, settings.pool, settings.mtu))
+        self._tables = Tables(settings.nft_table, settings.bridge, self._wanted)
+        self.names = NameServer(settings.dns_directory, settings.dns_program, lambda: zones(md, self.networks.list()))
         self._open: set[str] = set()
-        self._changes: list[tuple[str, asyncio.Future[None]]] = []
         self._unwiring: dict[str, asyncio.Task[None]] = {}
-
-    @property
-    def gateway(self) -> ipaddress.IPv4Address:
-        """The bridge's own address: the first of the subnet."""
-        return self._settings.subnet.network_address + 1
 
     # --- the host's side --------------------------------------------------------------------------------------------
 
     async def setup(self) -> None:
         """See NetworkDriver.setup."""
-        await in_thread(self._setup_links)
+        await self.networks.setup()
         for owner, ports in self._md.ports.all().items():
             self._reservations.take_up(owner, ports)
             self._open.add(owner)
-        async with self._rules:
-            await self._write_table()
-        await forwarding.admit(self._settings.bridge)
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._watch_rules(), name="nft-watch")
+        await self._tables.setup()
+        try:
+            await self.names.update()
+        except ShoalError as error:
+            log.error("dns_not_started", error=str(error))
 
-    def _setup_links(self) -> None:
-        settings = self._settings
-        with NetlinkSocket() as rtnl:
-            present = links.links(rtnl)
-            self._check_free(present)
-            self._mtu = settings.mtu or _default_mtu(present)
-            address = ipaddress.IPv4Interface((self.gateway, settings.subnet.prefixlen))
-            mac = _mac(int(self.gateway))
-            self._index = links.ensure_bridge(rtnl, settings.bridge, mac, [address], self._mtu)
-        links.sysctl("net/ipv4/ip_forward", 1)
-        links.sysctl(f"net/ipv4/conf/{settings.bridge}/route_localnet", 1)
-        with contextlib.suppress(ShoalError):  # no router advertisements into containers; absent without IPv6
-            links.sysctl(f"net/ipv6/conf/{settings.bridge}/accept_ra", 0)
-
-    def _check_free(self, present: Sequence[links.Link]) -> None:
-        for link in present:
-            if link.name == self._settings.bridge:
-                continue
-            for address in link.addresses:
-                if (
-                    address.version == 4
-                    and address.network.prefixlen
-                    and address.network.overlaps(self._settings.subnet)
-                ):
-                    raise InvalidArgument(
-                        f"the subnet {self._settings.subnet} overlaps {address} of interface {link.name}",
-                        reason="SUBNET_IN_USE",
-                        hint="set network.subnet in the daemon's configuration to a free range",
-                    )
+    def _wanted(self) -> tuple[Sequence[Segment], Sequence[Published]]:
+        segments = [Segment(n.bridge, n.subnets, n.internal, n.isolated) for n in self.networks.list()]
+        return segments, [p for owner in sorted(self._open) for p in self._published(owner)]
 
     def _published(self, owner: str) -> list[Published]:
-        address = self._md.addresses.get(owner, self._settings.subnet)
-        if address is None:
-            return []
-        return [
-            Published(p.protocol, p.host_ip, p.host_port, str(address), p.container_port)
-            for p in self._md.ports.of(owner)
-        ]
-
-    async def _write_table(self) -> None:
-        """Replace the table by what should be there. Holds: the lock of the rules."""
-        published = [p for owner in sorted(self._open) for p in self._published(owner)]
-        settings = self._settings
-        await nft.apply(table_script(settings.nft_table, settings.bridge, str(settings.subnet), published))
-
-    async def _change(self, script: str) -> None:
-        """Apply a small change, or replace the whole table where it does not fit (somebody flushed it a moment ago).
-
-        Changes that come while nft runs are applied together by its next run: twenty containers that start or end at
-        once need two or three, not twenty. Call through `to_end`, after `_open` says what is to be open.
-        """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._changes.append((script, done))
-        async with self._rules:
-            if not done.done():
-                await self._apply_changes()
-        await done
-
-    async def _apply_changes(self) -> None:
-        """Holds: the lock of the rules."""
-        changes, self._changes = self._changes, []
-        try:
-            try:
-                await nft.apply("".join(script for script, _ in changes))
-            except ShoalError:
-                await self._write_table()
-        except BaseException as error:  # noqa: BLE001 -- told to all who wait
-            for _, done in changes:
-                done.set_exception(error)
-        else:
-            for _, done in changes:
-                done.set_result(None)
-
-    async def _watch_rules(self) -> None:
-        """Rules that somebody else flushed come back within moments: published ports are ours to keep."""
-        async for _ in changes():
-            for attempt in range(REPAIR_TRIES):
-                try:
-                    await self._repair()
-                    break
-                except ShoalError as error:
-                    log.error("nft_repair_failed", error=str(error), attempt=attempt)
-                    await asyncio.sleep(0.1 * 2**attempt)
-
-    async def _repair(self) -> None:
-        async with self._rules:
-            found = await nft.list_table("ip", self._settings.nft_table) or []
-            chains = {o["chain"]["name"] for o in found if "chain" in o}
-            rules = sum("rule" in o for o in found)
-            elements = sum(len(o["map"].get("elem", [])) for o in found if "map" in o)
-            wanted = sum(len(self._published(owner)) for owner in self._open)
-            if not chains >= CHAINS or rules < RULES or elements < wanted:
-                log.warning("nft_rules_restored", table=self._settings.nft_table)
-                await self._write_table()
-        if await forwarding.admit(self._settings.bridge):
-            log.warning("forwarding_admitted", bridge=self._settings.bridge)
+        """Through the first network with a way out, which replies take too."""
+        found = []
+        ports = self._md.ports.of(owner)
+        endpoints = self.endpoints(owner) if ports else ()
+        for port in ports:
+            version6 = ":" in port.host_ip
+            out = way6(endpoints) if version6 else way(endpoints)
+            if out is not None:
+                address = out.ip6_address if version6 else out.ip_address
+                found.append(Published(port.protocol, port.host_ip, port.host_port, address, port.container_port))
+        return found
 
     async def teardown(self) -> None:
         """See NetworkDriver.teardown."""
         await self.close()
-        await nft.delete_table("ip", self._settings.nft_table)
-        await forwarding.withdraw(self._settings.bridge)
-        await in_thread(self._delete_bridge)
-
-    def _delete_bridge(self) -> None:
-        with NetlinkSocket() as rtnl:
-            present = links.links(rtnl)
-            index = next((link.index for link in present if link.name == self._settings.bridge), None)
-            for link in present:
-                if index is not None and link.master == index:
-                    links.delete_link(rtnl, link.name)
-            links.delete_link(rtnl, self._settings.bridge)
+        await self.names.teardown()
+        await self._tables.teardown()
+        for network in self.networks.list():
+            await in_thread(functools.partial(wiring.delete_bridge, network.bridge))
 
     async def close(self) -> None:
-        """Stop watching and free the sockets; rules and interfaces stay."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
-            self._watch = None
+        """Stop watching and free the sockets; rules, interfaces and names stay."""
+        await self._tables.close()
+        await self.names.close()
         if self._unwiring:
             await asyncio.wait(self._unwiring.values())
         self._reservations.close()
+
+    # --- networks ---------------------------------------------------------------------------------------------------
+
+    def membership(self, spec: ContainerSpec) -> Membership | None:
+        """See NetworkDriver.membership."""
+        if spec.network in ABSTRACT or spec.network.startswith("container:"):
+            return None
+        network = self.networks.find(spec.network)
+        found = Membership(network.id, spec.ip_address, spec.ip6_address, spec.mac_address, spec.network_aliases)
+        check_membership(network, found)
+        if not network.ipv6 and any(":" in port.host_ip for port in spec.ports):
+            raise _no_ipv6()
+        return found
+
+    async def create(self, network: Network) -> None:
+        """Make a network that is planned: row, bridge, rules. On failure nothing is left."""
+        await self.networks.make(network)
+        try:
+            self._md.networks.insert(network)
+            await to_end(self._tables.rewrite())
+        except BaseException:
+            self._md.networks.delete(network.id)
+            await self.networks.unmake(network)
+            raise
+
+    async def remove(self, network: Network) -> None:
+        """Delete it. Whoever calls has seen to it that nobody is in it."""
+        self._md.networks.delete(network.id)
+        await to_end(self._tables.rewrite())
+        await self.networks.unmake(network)
+        await to_end(self.names.update())
 
     # --- a container ------------------------------------------------------------------------------------------------
 
     async def allocate(
         self, container_id: str, ports: Sequence[PortMapping]
-    ) -> tuple[Endpoint, tuple[PortMapping, ...]]:
+    ) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
         """See NetworkDriver.allocate."""
         wanted = _distinct([self._checked(port) for port in ports])
         with self._md.transaction():
-            address = self._md.addresses.allocate(container_id, self._settings.subnet)
+            for membership in self._memberships(container_id):
+                self._allocate(container_id, membership)
+            endpoints = self.endpoints(container_id)
+            if any(":" in port.host_ip for port in wanted) and way6(endpoints) is None:
+                raise _no_ipv6()
             known = self._md.ports.of(container_id)
             if not known and wanted:
                 try:
@@ -215,7 +159,30 @@ class BridgeNetwork:
                 except BaseException:
                     self._reservations.drop(container_id)
                     raise
-        return self._endpoint(address), tuple(self._md.ports.of(container_id))
+        return (endpoints[0] if endpoints else None), tuple(self._md.ports.of(container_id))
+
+    def _memberships(self, owner: str) -> Sequence[Membership]:
+        found = self._md.memberships.of(owner)
+        if found or self._md.containers.get(owner) is not None:
+            return found
+        return (Membership(DEFAULT),)
+
+    def _allocate(self, owner: str, membership: Membership) -> None:
+        network = self.networks.require(membership.network)
+        # What others asked for is kept for them, also while they do not run.
+        others = [each for id_, each in self._md.memberships.members(network.id).items() if id_ != owner]
+        avoid = {network.gateway, *(ipaddress.IPv4Address(each.ip_address) for each in others if each.ip_address)}
+        self._md.addresses.allocate(
+            owner,
+            network.subnet,
+            wanted=ipaddress.IPv4Address(membership.ip_address) if membership.ip_address else None,
+            within=ipaddress.IPv4Network(network.ip_range) if network.ip_range else None,
+            avoid=avoid,
+        )
+        if network.subnet6 is not None and network.gateway6 is not None:
+            taken = {network.gateway6, *(ipaddress.IPv6Address(o.ip6_address) for o in others if o.ip6_address)}
+            wanted6 = ipaddress.IPv6Address(membership.ip6_address) if membership.ip6_address else None
+            self._md.addresses6.allocate(owner, network.subnet6, wanted=wanted6, avoid=taken)
 
     def _reserve(self, owner: str, ports: Sequence[PortMapping]) -> None:
         # Fixed ports first: a free one must not be taken from them.
@@ -235,71 +202,80 @@ class BridgeNetwork:
         host_ip = check_host_ip(port.host_ip or self._settings.publish_address)
         return PortMapping(port.container_port, host_ip, port.host_port, port.protocol)
 
-    def _endpoint(self, address: ipaddress.IPv4Address) -> Endpoint:
-        return Endpoint(str(address), self._settings.subnet.prefixlen, str(self.gateway), _mac(int(address)))
-
     def reserved(self, container_id: str) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
         """See NetworkDriver.reserved."""
-        address = self._md.addresses.get(container_id, self._settings.subnet)
-        return (self._endpoint(address) if address else None), tuple(self._md.ports.of(container_id))
+        endpoints = self.endpoints(container_id)
+        return (endpoints[0] if endpoints else None), tuple(self._md.ports.of(container_id))
+
+    def endpoints(self, container_id: str) -> Sequence[Endpoint]:
+        """See NetworkDriver.endpoints."""
+        return [endpoint for _, endpoint in self._placed(container_id)]
+
+    def _placed(self, owner: str) -> list[tuple[Network, Endpoint]]:
+        found = []
+        for membership in self._memberships(owner):
+            network = self.networks.get(membership.network)
+            address = self._md.addresses.get(owner, network.subnet) if network is not None else None
+            if network is None or address is None:
+                continue
+            address6 = self._md.addresses6.get(owner, network.subnet6) if network.subnet6 is not None else None
+            found.append((network, self.networks.endpoint(network, membership, address, address6)))
+        return found
 
     async def connect(self, container_id: str, pid: int) -> None:
         """See NetworkDriver.connect."""
-        address = self._md.addresses.get(container_id, self._settings.subnet)
-        if address is None:
-            raise NotFound(f"container {container_id[:12]} has no address", reason="NO_ADDRESS")
+        placed = self._placed(container_id)
+        if not placed:
+            if self._memberships(container_id):
+                raise NotFound(f"container {container_id[:12]} has no address", reason="NO_ADDRESS")
+            return
         await self._unwired(container_id)
-        await in_thread(lambda: self._wire(_link_name(container_id), pid, address))
+        await self._wire(container_id, pid, placed)
         try:
-            await self._open_ports(container_id, address)
+            await self._open_ports(container_id)
+            if any(network.named for network, _ in placed):
+                await to_end(self.names.update())
         except BaseException:
             await to_end(self._close_ports(container_id))
-            await in_thread(lambda: self._unwire(_link_name(container_id)))
+            names = [wiring.link_name(container_id, network) for network, _ in placed]
+            await in_thread(functools.partial(wiring.unwire, names))
             raise
 
-    async def _open_ports(self, container_id: str, address: ipaddress.IPv4Address) -> None:
+    async def _wire(self, container_id: str, pid: int, placed: Sequence[tuple[Network, Endpoint]]) -> None:
+        work = functools.partial(
+            wiring.wire,
+            container_id,
+            pid,
+            [wiring.Port(n, endpoint, self.networks.index(n), self.networks.mtu(n)) for n, endpoint in placed],
+            [gateway for gateway, _ in ways(self.endpoints(container_id))],
+        )
+        await in_thread(work)
+
+    async def _open_ports(self, container_id: str) -> None:
         published = self._published(container_id)
         if published:
             self._open.add(container_id)
-            await to_end(self._change(open_script(self._settings.nft_table, published)))
-            await _forget_flows(published, address)
-
-    def _wire(self, name: str, pid: int, address: ipaddress.IPv4Address) -> None:
-        inside = links.Endpoint(
-            name="eth0",
-            mac=_mac(int(address)),
-            addresses=(ipaddress.IPv4Interface((address, self._settings.subnet.prefixlen)),),
-            gateways=(self.gateway,),
-            mtu=self._mtu,
-        )
-        netns = open_netns(pid)
-        try:
-            with NetlinkSocket() as rtnl:
-                # What an earlier, interrupted attempt left: it takes its other end along.
-                links.delete_link(rtnl, name)
-                links.connect_netns(rtnl, name, self._index, netns, inside)
-        finally:
-            os.close(netns)
+            await to_end(self._tables.change(open_script(self._settings.nft_table, published)))
+            await _forget_flows(published)
 
     async def disconnect(self, container_id: str) -> None:
         """See NetworkDriver.disconnect."""
         await to_end(self._close_ports(container_id))
-        if container_id in self._unwiring or self._md.addresses.get(container_id, self._settings.subnet) is None:
+        names = [wiring.link_name(container_id, network) for network, _ in self._placed(container_id)]
+        if container_id in self._unwiring or not names:
             return
         # The kernel takes some 25 ms for it, and mostly the interface went with its namespace: nobody need wait.
-        task = asyncio.create_task(asyncio.to_thread(self._unwire, _link_name(container_id)))
+        task = asyncio.create_task(asyncio.to_thread(wiring.unwire, names))
         self._unwiring[container_id] = task
         task.add_done_callback(lambda done: self._after_unwiring(container_id, done))
 
     async def _close_ports(self, container_id: str) -> None:
-        address = self._md.addresses.get(container_id, self._settings.subnet)
         published = self._published(container_id)
         was_open = container_id in self._open
         self._open.discard(container_id)
         if published and was_open:
-            await self._change(close_script(self._settings.nft_table, published))
-        if published and was_open and address is not None:
-            await _forget_flows(published, address)
+            await self._tables.change(close_script(self._settings.nft_table, published))
+            await _forget_flows(published)
 
     def _after_unwiring(self, container_id: str, task: asyncio.Task[None]) -> None:
         self._unwiring.pop(container_id, None)
@@ -312,21 +288,103 @@ class BridgeNetwork:
         if task is not None:
             await asyncio.wait([task])
 
-    def _unwire(self, name: str) -> None:
-        with NetlinkSocket() as rtnl:
-            links.delete_link(rtnl, name)
-
     async def release(self, container_id: str) -> None:
         """See NetworkDriver.release."""
+        named = any(network.named for network, _ in self._placed(container_id))
         await self.disconnect(container_id)
         self._reservations.drop(container_id)
         with self._md.transaction():
             self._md.ports.release(container_id)
             self._md.addresses.release(container_id)
+            self._md.addresses6.release(container_id)
+        if named:
+            await to_end(self.names.update())
 
-    def resolv_conf(self) -> str:
+    # --- while it runs ----------------------------------------------------------------------------------------------
+
+    async def attach(self, container_id: str, pid: int, membership: Membership) -> None:
+        """See NetworkDriver.attach."""
+        await to_end(self._attach(container_id, pid, membership))
+
+    async def _attach(self, container_id: str, pid: int, membership: Membership) -> None:
+        before = self._published(container_id)
+        try:
+            with self._md.transaction():
+                self._md.memberships.put(container_id, membership)
+                self._allocate(container_id, membership)
+            placed = self._placed(container_id)
+            new = [(network, each) for network, each in placed if network.id == membership.network]
+            await self._wire(container_id, pid, new)
+            await self._rearrange(container_id, pid, before)
+        except BaseException:
+            await self._detach(container_id, pid, membership.network)
+            raise
+
+    async def detach(self, container_id: str, pid: int, network_id: str) -> None:
+        """See NetworkDriver.detach."""
+        await to_end(self._detach(container_id, pid, network_id))
+
+    async def _detach(self, container_id: str, pid: int, network_id: str) -> None:
+        network = self.networks.require(network_id)
+        before = self._published(container_id)
+        await in_thread(lambda: wiring.unwire([wiring.link_name(container_id, network)]))
+        with self._md.transaction():
+            self._md.memberships.remove(container_id, network_id)
+            self._md.addresses.release(container_id, network.subnet)
+            if network.subnet6 is not None:
+                self._md.addresses6.release(container_id, network.subnet6)
+        if pid:
+            await self._rearrange(container_id, pid, before)
+
+    async def _rearrange(self, container_id: str, pid: int, before: Sequence[Published]) -> None:
+        """Ports, default routes and names, after the networks of a container have changed."""
+        now = self._published(container_id)
+        if self._md.ports.of(container_id):
+            self._open.add(container_id)
+        if now != before:
+            table = self._settings.nft_table
+            await self._tables.change(close_script(table, before) + open_script(table, now))
+            await _forget_flows([*before, *now])
+        leading = ways(self.endpoints(container_id))
+        if leading:
+            await in_thread(lambda: wiring.route(pid, leading))
+        await self.names.update()
+
+    async def mend(self, container_id: str, pid: int) -> None:
+        """See NetworkDriver.mend."""
+        memberships = self._md.memberships.of(container_id)
+        if not memberships:
+            return
+        present = await in_thread(wiring.present_links)
+        wanted = {membership.network for membership in memberships}
+        for network in self.networks.list():
+            name = wiring.link_name(container_id, network)
+            if network.id not in wanted:
+                if name in present:
+                    await self.detach(container_id, pid, network.id)
+            elif name not in present:
+                log.warning("interface_mended", container=container_id, network=network.name)
+                await self.attach(container_id, pid, next(m for m in memberships if m.network == network.id))
+            elif present[name] != (index := self.networks.index(network)):
+                await in_thread(functools.partial(wiring.enslave, name, index, isolated=not network.icc))
+
+    def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
         """See NetworkDriver.resolv_conf."""
-        return container_resolv_conf(host_resolv_conf())
+        named = [each for each in endpoints if each.network != DEFAULT]
+        servers: list[str] = []
+        if named and self.names.available:
+            # Those that know names of outside first.
+            for each in sorted(named, key=lambda endpoint: endpoint.internal):
+                servers += [each.gateway, *([each.gateway6] if each.gateway6 else [])]
+        return container_resolv_conf(host_resolv_conf(), servers)
+
+
+def _no_ipv6() -> FailedPrecondition:
+    return FailedPrecondition(
+        "a port can't be published on an IPv6 address: the container has none itself",
+        reason="IPV6_PUBLISH",
+        hint="use a network that was created with --ipv6, or publish on an IPv4 address",
+    )
 
 
 def _distinct(ports: Sequence[PortMapping]) -> list[PortMapping]:
@@ -334,29 +392,15 @@ def _distinct(ports: Sequence[PortMapping]) -> list[PortMapping]:
     return [port for at, port in enumerate(ports) if port.host_port == 0 or port not in ports[:at]]
 
 
-async def _forget_flows(published: Sequence[Published], address: ipaddress.IPv4Address) -> None:
+async def _forget_flows(published: Sequence[Published]) -> None:
     """A UDP flow keeps the way that it had when it began, for as long as it goes on: to nowhere from before the port
     was published, to whoever has the address next from before it was closed."""
-    ports = {p.host_port for p in published if p.protocol == "udp"}
-    if ports:
+    ports: dict[str, set[int]] = {}
+    for p in published:
+        if p.protocol == "udp":
+            ports.setdefault(p.container_ip, set()).add(p.host_port)
+    for address, numbers in ports.items():
         try:
-            await in_thread(lambda: conntrack.forget_udp(ports, address))
+            await in_thread(functools.partial(conntrack.forget_udp, numbers, ipaddress.ip_address(address)))
         except ShoalError as error:
             log.warning("flows_not_forgotten", error=str(error))
-
-
-def _link_name(container_id: str) -> str:
-    return "sh" + container_id[:12]
-
-
-def _mac(address: int) -> str:
-    """A locally administered MAC that follows from the IPv4 address, as Docker's do."""
-    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + address.to_bytes(4, "big"))
-
-
-def _default_mtu(present: Sequence[links.Link]) -> int:
-    with contextlib.suppress(OSError, StopIteration, IndexError):
-        lines = Path("/proc/net/route").read_text().splitlines()[1:]
-        name = next(fields[0] for fields in map(str.split, lines) if fields[1] == "00000000")
-        return next(link.mtu for link in present if link.name == name)
-    return 1500

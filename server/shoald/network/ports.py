@@ -7,49 +7,77 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from shoald.model.container import PortMapping
+from shoald.model.container import ContainerSpec, PortMapping
+from shoald.model.network import Membership
 
 
 class Endpoint(Struct, frozen=True):
-    """A container's place in a network."""
+    """A container's place in a network. The IPv6 half is empty in a network without."""
 
     ip_address: str
     prefix_length: int
     gateway: str
     mac_address: str
+    network: str = "bridge"
+    """Its name."""
+    ip6_address: str = ""
+    prefix6_length: int = 0
+    gateway6: str = ""
+    internal: bool = False
 
 
 class NetworkDriver(Protocol):
-    """The bridge network of a host: addresses, veth pairs, published ports.
+    """The bridge networks of a host: addresses, veth pairs, published ports, names.
 
-    Addresses and published ports are rows in metadata, keyed by container id, so that a new daemon knows them.
+    Networks, memberships, addresses and published ports are rows in metadata, so that a new daemon knows them. Whoever
+    has no row as a container (a step of a build) is in the default network.
     """
 
     async def setup(self) -> None:
-        """Make bridge and nft table as they should be, for all rows that exist; idempotent; called at start and after a
-        flush of rules by others was noticed. Also takes up again the reservations of published ports."""
+        """Make bridges and nft tables as they should be, for all rows that exist; idempotent; called at start and after
+        a flush of rules by others was noticed. Also takes up again the reservations of published ports."""
 
     async def allocate(
         self, container_id: str, ports: Sequence[PortMapping]
-    ) -> tuple[Endpoint, tuple[PortMapping, ...]]:
-        """Reserve an address and the host ports (chosen where 0), durable. Raises AlreadyExists (PORT_IN_USE, naming
-        address, port and, where known, the container that has it), ResourceExhausted (NO_FREE_ADDRESS). Idempotent for
-        a container."""
+    ) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
+        """Reserve an address in each of its networks and the host ports (chosen where 0), durable; the first endpoint.
+
+        Raises AlreadyExists (PORT_IN_USE, naming address, port and, where known, the container that has it;
+        ADDRESS_IN_USE), ResourceExhausted (NO_FREE_ADDRESS), FailedPrecondition (IPV6_PUBLISH). Idempotent for a
+        container."""
 
     def reserved(self, container_id: str) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
         """What allocate() gave it, from metadata; (None, ()) when it has nothing."""
 
+    def endpoints(self, container_id: str) -> Sequence[Endpoint]:
+        """All that allocate() gave it, in the order in which it joined the networks."""
+
     async def connect(self, container_id: str, pid: int) -> None:
-        """Give the network namespace of `pid` its interface eth0, address and route, and open the published ports."""
+        """Give the network namespace of `pid` its interfaces eth0, eth1..., addresses and routes, open the published
+        ports and tell its names."""
 
     async def disconnect(self, container_id: str) -> None:
-        """Close the published ports and remove the host's end; the reservation stays. Idempotent."""
+        """Close the published ports and remove the host's ends; the reservation stays. Idempotent."""
 
     async def release(self, container_id: str) -> None:
-        """disconnect, and give address and ports back. Idempotent."""
+        """disconnect, and give addresses and ports back. Idempotent."""
+
+    async def attach(self, container_id: str, pid: int, membership: Membership) -> None:
+        """Let a running container join one more network. On failure nothing is left of it."""
+
+    async def detach(self, container_id: str, pid: int, network_id: str) -> None:
+        """Let a container leave a network; pid 0: it does not run. Idempotent."""
+
+    async def mend(self, container_id: str, pid: int) -> None:
+        """Finish for a running container what an earlier daemon did not come to: interfaces of networks that it is in,
+        and no others."""
 
     async def teardown(self) -> None:
-        """Remove bridge and nft table (sandbox, tests, uninstall)."""
+        """Remove bridges, nft tables and the name server (sandbox, tests, uninstall)."""
 
-    def resolv_conf(self) -> str:
-        """What /etc/resolv.conf of a container on this network should hold (no loopback servers)."""
+    def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
+        """What /etc/resolv.conf of a container with these endpoints should hold (no loopback servers)."""
+
+    def membership(self, spec: ContainerSpec) -> Membership | None:
+        """What a request means here; None: no network of ours (host, none, container:...). Raises NotFound
+        (NETWORK_NOT_FOUND), InvalidArgument, FailedPrecondition (IPV6_PUBLISH)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from shoal.errors import AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
+from shoal.errors import AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted
 from shoald.host.syscall import failure
 from shoald.model.container import PortMapping
 
@@ -68,16 +68,14 @@ class Reservations:
 
 
 def check_host_ip(text: str) -> str:
-    """A canonical IPv4 address. Raises InvalidArgument (INVALID_HOST_IP), Unimplemented (IPV6_PUBLISH)."""
+    """A canonical IP address. Raises InvalidArgument (INVALID_HOST_IP)."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise InvalidArgument(f"invalid IP address: {text}", reason="INVALID_HOST_IP") from None
-    if address.version == 6:
-        raise Unimplemented(
-            f"ports can't be published on the IPv6 address {text}",
-            reason="IPV6_PUBLISH",
-            hint="publish on an IPv4 address",
+    if address.version == 6 and (address.ipv4_mapped or address.scope_id):
+        raise InvalidArgument(
+            f"ports can't be published on {text}", reason="INVALID_HOST_IP", hint="name a plain address"
         )
     return str(address)
 
@@ -90,9 +88,12 @@ def check_protocol(protocol: str) -> None:
 
 def bound(port: PortMapping) -> socket.socket:
     """A bound socket that does not listen."""
-    where = f"{port.host_ip}:{port.host_port}/{port.protocol}"
+    version6 = ":" in port.host_ip
+    where = f"{f'[{port.host_ip}]' if version6 else port.host_ip}:{port.host_port}/{port.protocol}"
     try:
-        held = socket.socket(socket.AF_INET, KINDS[port.protocol] | socket.SOCK_CLOEXEC)
+        held = socket.socket(
+            socket.AF_INET6 if version6 else socket.AF_INET, KINDS[port.protocol] | socket.SOCK_CLOEXEC
+        )
     except OSError as error:
         raise failure(f"hold port {where}", error.errno or 0) from error
     try:
@@ -121,6 +122,8 @@ def bound(port: PortMapping) -> socket.socket:
 
 def _bind(held: socket.socket, port: PortMapping) -> None:
     address = (port.host_ip, port.host_port)
+    if held.family == socket.AF_INET6:
+        held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
         held.bind(address)
     except OSError as error:

@@ -1,9 +1,10 @@
-"""/etc/resolv.conf for containers of the bridge network."""
+"""/etc/resolv.conf for containers of bridge networks."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 FALLBACK_DNS = ("8.8.8.8", "8.8.4.4")
@@ -12,18 +13,19 @@ _STUB = "127.0.0.53"
 _HOST_FILES = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
-def container_resolv_conf(text: str) -> str:
-    """The host's resolv.conf without servers that a container can't reach; pure.
+def container_resolv_conf(text: str, own: Sequence[str] = ()) -> str:
+    """The host's resolv.conf without servers that a container can't reach, or with its networks' `own` servers in their
+    place; pure.
 
-    Those on loopback mean something else there, and the network has no IPv6: as in Docker both are left out.
+    Those on loopback mean something else there, and the default network has no IPv6: as in Docker both are left out.
     """
-    kept, servers = [], 0
+    kept, servers = [f"nameserver {server}" for server in own], len(own)
     for line in text.splitlines():
         words = line.split()
         if not words or words[0].startswith(("#", ";")):
             continue
         if words[0] == "nameserver":
-            if not _reachable(words[1:]):
+            if own or not _reachable(words[1:]):
                 continue
             servers += 1
         kept.append(line)

@@ -69,6 +69,11 @@ def own(spec: ContainerSpec, kind: str) -> bool:
     return mode != HOST and not mode.startswith(JOIN)
 
 
+def bridged(spec: ContainerSpec) -> bool:
+    """Whether it is in bridge networks: not in the host's network, in none, or in that of another container."""
+    return own(spec, "network") and spec.network != "none"
+
+
 def without_user_namespace(spec: ContainerSpec) -> bool:
     """Asked for the host's user namespace, or for what needs it: a privileged container, or the host's processes, which
     a /proc of another user namespace does not show."""
