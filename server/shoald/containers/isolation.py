@@ -8,7 +8,7 @@ import re
 from shoal.errors import InvalidArgument
 from shoald.containers.exposed import parse_exposed
 from shoald.containers.health_check import check_health_check
-from shoald.model.container import ContainerSpec
+from shoald.model.container import ContainerSpec, MountKind
 from shoald.runtime.annotations import check_annotations
 from shoald.runtime.capabilities import beyond_default, bounding_set
 from shoald.runtime.devices import check_permissions, parse_rule
@@ -32,7 +32,11 @@ def needs_admin(spec: ContainerSpec) -> str | None:
     none. Whatever makes containers asks here. Raises InvalidArgument for options that can't be understood."""
     options = security_options(spec.security_options)
     beyond = beyond_default(spec.cap_add)
+    paths = [mount.source for mount in spec.mounts if mount.kind is MountKind.BIND]
     asked = {
+        # Written to as root, a host path is as good as the host; so is its network, where services trust who is local.
+        f"a path of the host ({', '.join(paths)})": bool(paths),
+        "the host's network (network=host)": spec.network == HOST,
         "a container without a user namespace of its own (userns=host)": spec.userns == HOST,
         "a privileged container": spec.privileged,
         "the host's processes (pid=host)": spec.pid_mode == HOST,
