@@ -193,13 +193,19 @@ class FakeExecSession:
         self._queue: asyncio.Queue[ExecOutput | ExitStatus] = asyncio.Queue()
         self.closed: list[bool] = []
         self.sizes: list[tuple[int, int]] = []
+        self.taken = 0
         engine.execs.append(self)
 
     async def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
         while True:
             yield await self._queue.get()
 
-    async def write_stdin(self, data: bytes) -> None:
+    @property
+    def stdin_taken(self) -> int:
+        return self.taken
+
+    async def write_stdin(self, data: bytes, offset: int) -> None:
+        self.taken = offset + len(data)
         self._queue.put_nowait(ExecOutput(True, data, "5"))
 
     async def close_stdin(self) -> None:

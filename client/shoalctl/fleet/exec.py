@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from shoalctl.fleet.host import HostClient
 
 _WAITING_INPUT = 8  # messages; a reader of standard input waits beyond that
+_UNCONFIRMED = 1 << 20  # bytes of input that are kept until the host has confirmed them
 
 
 class ExecStream:
@@ -36,8 +38,10 @@ class ExecStream:
         self._cursor = ""
         self._input: asyncio.Queue[Any] = asyncio.Queue(_WAITING_INPUT)
         self._size: tuple[int, int] | None = None
-        self._ended = False
         self._detached = False
+        self._sent = 0
+        self._unconfirmed: deque[Any] = deque()
+        self._confirmed = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -56,7 +60,9 @@ class ExecStream:
         """Bytes for the standard input, in order; waits when the host is slow."""
         from shoal.v1 import container_pb2
 
-        await self._input.put(container_pb2.ContainerServiceExecAttachRequest(stdin=data))
+        message = container_pb2.ContainerServiceExecAttachRequest(stdin=data, stdin_offset=self._sent)
+        self._sent += len(data)
+        await self._input.put(message)
 
     async def end_input(self) -> None:
         """The end of the input; nothing may be sent after it."""
@@ -113,9 +119,12 @@ class ExecStream:
                 elif message.HasField("exit"):
                     self.exit_code = message.exit.exit_code
                     return
+                elif message.HasField("input"):
+                    self._confirm(message.input.taken)
                 elif message.HasField("started"):
                     self.exec_id = message.started.exec_id
                     self.started.set()
+                    self._confirm(message.started.stdin_taken)
                     writer = asyncio.create_task(self._write(call))
             if not self._detached:
                 raise LinkLost("the stream ended before the process did")
@@ -144,12 +153,33 @@ class ExecStream:
         size = container_pb2.ContainerServiceAttachRequest.Resize(rows=rows, columns=columns)
         return container_pb2.ContainerServiceExecAttachRequest(resize=size)
 
+    def _confirm(self, taken: int) -> None:
+        while self._unconfirmed and _end(self._unconfirmed[0]) <= taken:
+            self._unconfirmed.popleft()
+        self._confirmed.set()
+
     async def _write(self, call: Any) -> None:
-        """Send what is in the queue; the end of the call is the reader's to notice."""
-        while True:
-            message = await self._input.get()
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        """Send again what an earlier connection may have lost, then what is in the queue. The end of the call is the
+        reader's to notice."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            for message in list(self._unconfirmed):
                 await call.write(message)
+            while True:
+                await self._room()
+                message = await self._input.get()
+                if message.HasField("stdin") or message.HasField("stdin_eof"):
+                    self._unconfirmed.append(message)
+                await call.write(message)
+
+    async def _room(self) -> None:
+        while sum(len(message.stdin) for message in self._unconfirmed) > _UNCONFIRMED:
+            self._confirmed.clear()
+            await self._confirmed.wait()
+
+
+def _end(message: container_pb2.ContainerServiceExecAttachRequest) -> float:
+    """Where the input of a message ends; that of the input's end is never confirmed."""
+    return message.stdin_offset + len(message.stdin) if message.HasField("stdin") else float("inf")
 
 
 def _exec_kill(channel: Any) -> Any:

@@ -1980,7 +1980,12 @@ class ContainerServiceExecAttachRequest(_message.Message):
     STDIN_EOF_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    STDIN_OFFSET_FIELD_NUMBER: _builtins.int
     stdin: _builtins.bytes
+    stdin_offset: _builtins.int
+    """With `stdin`: how many bytes of input were sent before these, over all connections. What the process has already is
+    skipped, so that a client that lost the link sends again what was not confirmed, and nothing is lost or doubled.
+    """
     @_builtins.property
     def start(self) -> Global___ContainerServiceExecAttachRequest.Start: ...
     @_builtins.property
@@ -1997,10 +2002,11 @@ class ContainerServiceExecAttachRequest(_message.Message):
         stdin_eof: Global___ContainerServiceAttachRequest.StdinEof | None = ...,
         resize: Global___ContainerServiceAttachRequest.Resize | None = ...,
         detach: Global___ContainerServiceExecAttachRequest.Detach | None = ...,
+        stdin_offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof", "stdin_offset", b"stdin_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize", "detach"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -2018,17 +2024,40 @@ class ContainerServiceExecAttachResponse(_message.Message):
 
         EXEC_ID_FIELD_NUMBER: _builtins.int
         PID_FIELD_NUMBER: _builtins.int
+        STDIN_TAKEN_FIELD_NUMBER: _builtins.int
         exec_id: _builtins.str
         pid: _builtins.int
+        stdin_taken: _builtins.int
+        """As in Input."""
         def __init__(
             self,
             *,
             exec_id: _builtins.str = ...,
             pid: _builtins.int = ...,
+            stdin_taken: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "pid", b"pid"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "pid", b"pid", "stdin_taken", b"stdin_taken"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Input(_message.Message):
+        """After each `stdin`: how many bytes of input the process has been given."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TAKEN_FIELD_NUMBER: _builtins.int
+        taken: _builtins.int
+        def __init__(
+            self,
+            *,
+            taken: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["taken", b"taken"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2077,24 +2106,28 @@ class ContainerServiceExecAttachResponse(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def output(self) -> Global___ContainerServiceExecAttachResponse.Output: ...
     @_builtins.property
     def exit(self) -> Global___ContainerServiceExecAttachResponse.Exit: ...
     @_builtins.property
     def started(self) -> Global___ContainerServiceExecAttachResponse.Started: ...
+    @_builtins.property
+    def input(self) -> Global___ContainerServiceExecAttachResponse.Input: ...
     def __init__(
         self,
         *,
         output: Global___ContainerServiceExecAttachResponse.Output | None = ...,
         exit: Global___ContainerServiceExecAttachResponse.Exit | None = ...,
         started: Global___ContainerServiceExecAttachResponse.Started | None = ...,
+        input: Global___ContainerServiceExecAttachResponse.Input | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "input", b"input", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exit", b"exit", "input", b"input", "message", b"message", "output", b"output", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["output", "exit", "started"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["output", "exit", "started", "input"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -39,10 +39,17 @@ def exec_order(request: pb.ContainerServiceExecRequest) -> ExecOrder:
     return ExecOrder(required("name", request.name), asked, kill)
 
 
-def exec_started(started: ExecStarted) -> pb.ContainerServiceExecAttachResponse:
+def exec_started(started: ExecStarted, stdin_taken: int) -> pb.ContainerServiceExecAttachResponse:
     """The first message of a stream."""
-    message = pb.ContainerServiceExecAttachResponse.Started(exec_id=started.exec_id, pid=started.pid)
+    message = pb.ContainerServiceExecAttachResponse.Started(
+        exec_id=started.exec_id, pid=started.pid, stdin_taken=stdin_taken
+    )
     return pb.ContainerServiceExecAttachResponse(started=message)
+
+
+def exec_input(taken: int) -> pb.ContainerServiceExecAttachResponse:
+    """Tells how much input has arrived."""
+    return pb.ContainerServiceExecAttachResponse(input=pb.ContainerServiceExecAttachResponse.Input(taken=taken))
 
 
 def exec_output(item: ExecOutput | ExitStatus) -> pb.ContainerServiceExecAttachResponse:

@@ -9,7 +9,7 @@ from typing import Any
 from shoal.v1 import container_pb2 as pb
 from shoal.v1 import container_pb2_grpc
 from shoald.api.checks import invalid, operation_id, required
-from shoald.api.codec_exec import MAX_TERMINAL, exec_order, exec_output, exec_started
+from shoald.api.codec_exec import MAX_TERMINAL, exec_input, exec_order, exec_output, exec_started
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing
 from shoald.engine.ports import Engine, ExecAttachSession, ExecStarted, ExitStatus
@@ -40,8 +40,9 @@ class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
         session = await self._engine.exec_attach(started.exec_id, first.start.cursor)
         detached = asyncio.Event()
         try:
-            await context.write(exec_started(started))
-            await _until_first(_give(session, context), _take(session, requests, detached))
+            await context.write(exec_started(started, session.stdin_taken))
+            sender = _Sender(context)
+            await _until_first(_give(session, sender), _take(session, requests, sender, detached))
         finally:
             await asyncio.shield(session.close(detached=detached.is_set()))
 
@@ -60,10 +61,23 @@ async def _started(engine: Engine, start: pb.ContainerServiceExecAttachRequest.S
     return await engine.exec(request_id, order)
 
 
-async def _give(session: ExecAttachSession, context: Context) -> None:
+class _Sender:
+    """Writes to a stream from two tasks: gRPC takes one message at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = asyncio.Lock()
+
+    async def write(self, message: pb.ContainerServiceExecAttachResponse) -> None:
+        """Send it, when the client takes it."""
+        async with self._lock:
+            await self._context.write(message)
+
+
+async def _give(session: ExecAttachSession, sender: _Sender) -> None:
     async with closing(session.output()) as output:
         async for item in output:
-            await context.write(exec_output(item))
+            await sender.write(exec_output(item))
             if isinstance(item, ExitStatus):
                 return
 
@@ -71,6 +85,7 @@ async def _give(session: ExecAttachSession, context: Context) -> None:
 async def _take(
     session: ExecAttachSession,
     requests: AsyncIterator[pb.ContainerServiceExecAttachRequest],
+    sender: _Sender,
     detached: asyncio.Event,
 ) -> None:
     open_ = True
@@ -78,7 +93,8 @@ async def _take(
         match message.WhichOneof("message"):
             case "stdin":
                 if open_:
-                    await session.write_stdin(message.stdin)
+                    await session.write_stdin(message.stdin, message.stdin_offset)
+                    await sender.write(exec_input(session.stdin_taken))
             case "stdin_eof":
                 if open_:
                     open_ = False

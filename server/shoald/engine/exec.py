@@ -223,9 +223,14 @@ class ExecAttachment:
                 yield piece
         yield ExitStatus(await self._process.wait())
 
-    async def write_stdin(self, data: bytes) -> None:
+    @property
+    def stdin_taken(self) -> int:
+        """Bytes of input that it was given, by all clients."""
+        return self._process.taken
+
+    async def write_stdin(self, data: bytes, offset: int) -> None:
         """With back pressure; what it does not read any more is dropped."""
-        await self._process.write(data)
+        await self._process.write(data, offset)
 
     async def close_stdin(self) -> None:
         """End of input."""

@@ -169,8 +169,12 @@ class ExecAttachSession(Protocol):
     def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
         """Output; an ExitStatus comes last."""
 
-    async def write_stdin(self, data: bytes) -> None:
-        """With back pressure."""
+    @property
+    def stdin_taken(self) -> int:
+        """Bytes of input that the process was given, by all clients."""
+
+    async def write_stdin(self, data: bytes, offset: int) -> None:
+        """With back pressure; `offset`: the data's place in all of the input. What was given already is skipped."""
 
     async def close_stdin(self) -> None:
         """End of input."""

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from asyncinotify import Inotify, Mask
 
-from shoal.errors import DeadlineExceeded, FailedPrecondition, ShoalError
+from shoal.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, ShoalError
 from shoald.host.blocking import to_end
 from shoald.host.pid import process_start_time, send_signal, signal_session
 from shoald.host.process import Process, spawn
@@ -62,6 +62,8 @@ class ExecProcess:
         self._start_time = process_start_time(pid) or 0
         self._streams = streams
         self._writing = asyncio.Lock()
+        self.taken = 0
+        """Bytes of input that were written, or dropped because nobody reads them."""
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -94,20 +96,36 @@ class ExecProcess:
             set_size(self._streams.stdout, rows, columns)
             set_inner_size(self._child.pid, rows, columns)
 
-    async def write(self, data: bytes) -> None:
-        """To its standard input, with back pressure. What nobody reads any more is dropped."""
+    async def write(self, data: bytes, offset: int | None = None) -> None:
+        """To its standard input, with back pressure. What nobody reads any more is dropped.
+
+        `offset`: the data's place in all of the input (None: at its end); what was written already is skipped. Raises
+        InvalidArgument (INPUT_GAP).
+        """
         async with self._writing:
-            if self._streams.stdin is None or self.ended:
-                return
-            writing = asyncio.ensure_future(write_all(self._streams.stdin, data))
-            either: set[asyncio.Future[Any]] = {writing, self._exit}
-            try:
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                writing.cancel()
-                await asyncio.wait({writing})
-            if not writing.cancelled() and not writing.result():
-                self._close_stdin()
+            skipped = 0 if offset is None else self.taken - offset
+            if skipped < 0:
+                raise InvalidArgument(f"input from {offset} on, but {self.taken} is next", reason="INPUT_GAP")
+            data = data[skipped:]
+            end = self.taken + len(data)
+            await self._write(data)
+            self.taken = end
+
+    async def _write(self, data: bytes) -> None:
+        if self._streams.stdin is None or self.ended or not data:
+            return
+        writing = asyncio.ensure_future(write_all(self._streams.stdin, data, self._took))
+        either: set[asyncio.Future[Any]] = {writing, self._exit}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            writing.cancel()
+            await asyncio.wait({writing})
+        if not writing.cancelled() and not writing.result():
+            self._close_stdin()
+
+    def _took(self, count: int) -> None:
+        self.taken += count
 
     async def release(self) -> None:
         """Wait until nobody uses its streams any more; it has ended."""

@@ -28,12 +28,17 @@ async def read_some(fd: int, size: int) -> bytes:
             return b""  # EIO: the other end of the terminal is closed
 
 
-async def write_all(fd: int, data: bytes) -> bool:
-    """Write all to a non-blocking descriptor, with back pressure; False when nobody reads it any more."""
+async def write_all(fd: int, data: bytes, wrote: Callable[[int], None]) -> bool:
+    """Write all to a non-blocking descriptor, with back pressure; False when nobody reads it any more.
+
+    `wrote` hears of each part, so that a cancellation leaves no doubt of how much was written.
+    """
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(fd, view) :]
+            count = os.write(fd, view)
+            wrote(count)
+            view = view[count:]
         except BlockingIOError:
             await _ready(fd, write=True)
         except OSError:
