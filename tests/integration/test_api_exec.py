@@ -74,8 +74,10 @@ async def test_one_call_starts_and_follows(stub: ContainerServiceStub, engine: F
     assert (started.started.exec_id, started.started.pid) == ("e" * 64, 4711)
     await call.write(Attach(stdin=b"hi"))
     await call.write(Attach(resize={"rows": 5, "columns": 6}))
-    echo = (await call.read()).output
+    answers = [await call.read(), await call.read()]
+    (echo,) = [each.output for each in answers if each.HasField("output")]
     assert (echo.data, echo.cursor, echo.stream) == (b"hi", "5", pb.LogRecord.STREAM_STDERR)
+    assert [each.input.taken for each in answers if each.HasField("input")] == [2]
     await call.write(Attach(stdin_eof={}))
     assert (await call.read()).exit.exit_code == 9
     assert await call.read() is grpc.aio.EOF
