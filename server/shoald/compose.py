@@ -21,26 +21,33 @@ from shoald.build.packing import Packing
 from shoald.build.solver import Solver
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
-from shoald.containers.ghosts import Ghosts
 from shoald.containers.copying import ContainerFiles
+from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
 from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Places
 from shoald.containers.populate import populate_from_image
+from shoald.containers.probe import HealthProber
 from shoald.containers.supervisor import Supervisor
 from shoald.content.local import LocalContent
 from shoald.engine.build import BuildCases, find_base
+from shoald.engine.changes import ChangesCases
+from shoald.engine.commit import CommitCases
 from shoald.engine.containers import ContainerCases
+from shoald.engine.control import ControlCases
 from shoald.engine.copying import CopyCases
 from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecCases
 from shoald.engine.facade import LocalEngine
 from shoald.engine.files import FileCases
 from shoald.engine.images import ImageCases
+from shoald.engine.insight import InsightCases
 from shoald.engine.logs import OutputCases
 from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
+from shoald.engine.stats import StatsCases
 from shoald.engine.system import SystemCases
+from shoald.engine.top import TopCases
 from shoald.engine.volumes import VolumeCases
 from shoald.files.store import ContentTrees
 from shoald.files.vault import SecretVault
@@ -55,6 +62,7 @@ from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
 from shoald.network.bridge import BridgeNetwork, BridgeSettings
+from shoald.network.dns import DNS_DIRECTORY, find_program
 from shoald.purge import purge as purge
 from shoald.registry.client import RegistryClient
 from shoald.registry.settings import RegistrySettings
@@ -118,6 +126,9 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
                 nft_table=config.network.nft_table,
                 publish_address=config.network.publish_address,
                 mtu=config.network.mtu,
+                pool=ipaddress.IPv4Network(config.network.pool),
+                dns_program=find_program(config.network.dns),
+                dns_directory=config.run_dir / DNS_DIRECTORY,
             ),
         )
         await network.setup()
@@ -146,6 +157,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             neighbours=Neighbours(md, config.run_dir),
             userns_size=config.userns.size,
         )
+        runner = runtime.exec_runner()
+        runner.end_strays()
         supervisor = Supervisor(
             md,
             launcher,
@@ -156,6 +169,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             events.publish,
             config.userns,
             specs.admission.check,
+            HealthProber(runner, runtime),
+            specs.limits,
         )
         operations = Operations()
         store = ImageStore(md, content, snapshots, registry)
@@ -176,8 +191,6 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             metrics=metrics,
         )
         output = OutputCases(md, supervisor, runtime, containers.find, launcher.log_path)
-        runner = runtime.exec_runner()
-        runner.end_strays()
         execs = ExecCases(containers.find, runner, events.publish)
         in_containers = ContainerFiles(
             md.containers.get,
@@ -213,6 +226,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             images=images,
             builds=builds,
             containers=containers,
+            control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),
+            insight=_insight(config, md, content, snapshots, supervisor, events),
             output=output,
             execs=execs,
             copying=copying,
@@ -222,6 +237,28 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             events=events,
             operations=operations,
         )
+
+
+def _insight(
+    config: Config,
+    md: Metadata,
+    content: LocalContent,
+    snapshots: OverlaySnapshotter,
+    supervisor: Supervisor,
+    events: EventLog,
+) -> InsightCases:
+    host, parent = cgroups.detect(), config.runtime.cgroup_parent
+    commit = CommitCases(
+        md,
+        content,
+        snapshots,
+        Layers(md, content, snapshots, config.root / "tmp" / "layers"),
+        Assembler(md, content, snapshots),
+        supervisor.freezing.frozen,
+        events.publish,
+    )
+    top = TopCases(md, host, parent, events.publish)
+    return InsightCases(top, StatsCases(md, host, parent), ChangesCases(md, snapshots), commit)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

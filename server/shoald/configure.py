@@ -50,7 +50,7 @@ class SpecMaker:
         self._cgroup_parent = cgroup_parent.rstrip("/")
         self._userns_size = userns_size
         self._init_path = init_path
-        self._limits = host_limits(host)
+        self._limits = self.limits = host_limits(host)
         self._masked = thermal_paths()
         self._recursive_read_only = kernel_version() >= RECURSIVE_READ_ONLY_KERNEL
         self.admission = Admission(self._limits, seccomp)

@@ -8,10 +8,12 @@ async with rig(tmp_path) as host:
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Places
 from shoald.containers.supervisor import Supervisor
 from shoald.engine.containers import ContainerCases
+from shoald.engine.control import ControlCases
 from shoald.engine.logs import OutputCases
 from shoald.files.store import ContentTrees
 from shoald.files.vault import SecretVault
 from shoald.host.userns import UserNamespaces
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, HealthCheck, HealthProbe, PullPolicy
 from shoald.model.image import Image
 from shoald.model.metrics import NoMetrics
+from shoald.runtime.resources import HostLimits
 from shoald.volumes.local import LocalVolumes
 from tests.support import records
 from tests.support.fake_network import FakeNetwork
@@ -48,6 +52,21 @@ class Range:
 
 
 @dataclass
+class FakeProbes:
+    """Health checks that end with `code`."""
+
+    code: int = 0
+    count: int = 0
+
+    async def run(self, container: Container, _check: HealthCheck) -> HealthProbe:
+        """One check."""
+        await asyncio.sleep(0)
+        self.count += 1
+        now = datetime.now(UTC)
+        return HealthProbe(now, now, self.code, f"check {self.count}")
+
+
+@dataclass
 class Rig:
     """All parts, to look at and to break."""
 
@@ -60,8 +79,10 @@ class Rig:
     launcher: Launcher
     supervisor: Supervisor
     cases: ContainerCases
+    control: ControlCases
     output: OutputCases
     image: Image
+    probes: FakeProbes
     events: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
 
     def spec(self, *command: str, **fields: Any) -> ContainerSpec:
@@ -158,7 +179,20 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
             events.append((action, actor, attributes))
 
         ghosts = Ghosts(root / "ghosts")
-        supervisor = Supervisor(md, launcher, runtime, snapshots, volumes, ghosts, publish, Range(), lambda _: None)
+        probes = FakeProbes()
+        supervisor = Supervisor(
+            md,
+            launcher,
+            runtime,
+            snapshots,
+            volumes,
+            ghosts,
+            publish,
+            Range(),
+            lambda _: None,
+            probes.run,
+            HostLimits(),
+        )
         cases = ContainerCases(
             md,
             supervisor,
@@ -173,7 +207,23 @@ async def rig(root: Path, *, begin: bool = True, runtime: FakeRuntime | None = N
         output = OutputCases(md, supervisor, runtime, cases.find, launcher.log_path)
         if begin:
             await supervisor.begin()
-        yield Rig(root, md, runtime, network, snapshots, volumes, launcher, supervisor, cases, output, image, events)
+        control = ControlCases(md, supervisor, snapshots, publish, lambda _: [])
+        yield Rig(
+            root,
+            md,
+            runtime,
+            network,
+            snapshots,
+            volumes,
+            launcher,
+            supervisor,
+            cases,
+            control,
+            output,
+            image,
+            probes,
+            events,
+        )
         await cases.close()
         await supervisor.close()
     finally:

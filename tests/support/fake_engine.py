@@ -33,10 +33,12 @@ from shoald.engine.ports import (
 )
 from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.change import ContainerChange
 from shoald.model.container import Container, ContainerSpec, ContainerState, Process, PullPolicy
 from shoald.model.event import Event
 from shoald.model.file import TreeEntry
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.insight import Change, ChangeKind, ProcessTable, StatsSample
 from shoald.model.metrics import EngineMetrics
 from shoald.model.path import PathStat
 from shoald.model.snapshot import Volume
@@ -158,6 +160,71 @@ class FakeVolumes:
         self._engine._called("import_volume", name)
         async for chunk in chunks:
             self._engine.context += chunk
+
+
+class FakeControl:
+    """Remembers what it was asked."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def pause(self, name: str, request_id: str = "") -> None:
+        self._engine._called("pause", name, request_id)
+
+    async def unpause(self, name: str, request_id: str = "") -> None:
+        self._engine._called("unpause", name, request_id)
+
+    async def rename(self, name: str, new_name: str, request_id: str = "") -> None:
+        self._engine._called("rename", name, new_name, request_id)
+
+    async def update(self, name: str, change: ContainerChange, request_id: str = "") -> tuple[Container, list[str]]:
+        self._engine._called("update", name, change, request_id)
+        return CONTAINER, ["a warning"]
+
+    async def prune(self, labels: Sequence[tuple[str, str]], until: datetime | None) -> tuple[list[str], int]:
+        self._engine._called("prune", labels, until)
+        return [CONTAINER.id], 4096
+
+    async def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
+        self._engine._called("sizes", tuple(ids))
+        return dict.fromkeys(ids, 4096)
+
+
+class FakeInsight:
+    """Two samples, one process, one changed file."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def top(self, name: str, arguments: Sequence[str]) -> ProcessTable:
+        self._engine._called("top", name, arguments)
+        return ProcessTable(("PID", "CMD"), (("4242", "sleep 60"),))
+
+    async def stats(
+        self, names: Sequence[str], one_shot: bool, interval_s: float = 1.0
+    ) -> AsyncIterator[list[StatsSample]]:
+        self._engine._called("stats", names, one_shot, interval_s)
+        yield [StatsSample(CONTAINER.id, CONTAINER.name, NOW, cpu_ns=5, cpu_fraction=0.5, memory_bytes=4096)]
+        if not one_shot:
+            await self._engine._maybe_hang()
+            yield []
+
+    async def changes(self, name: str) -> AsyncIterator[list[Change]]:
+        self._engine._called("changes", name)
+        yield [Change(ChangeKind.ADDED, "/new"), Change(ChangeKind.DELETED, "/old")]
+
+    async def commit(
+        self,
+        request_id: str,
+        name: str,
+        reference: str,
+        author: str,
+        message: str,
+        changes: Sequence[str],
+        pause: bool,
+    ) -> Image:
+        self._engine._called("commit", request_id, name, reference, author, message, changes, pause)
+        return IMAGE
 
 
 class FakeFiles:
@@ -340,6 +407,24 @@ class FakeEngine:
     async def start(self, name: str, request_id: str = "") -> Container:
         self._called("start", name, request_id)
         return CONTAINER
+
+    async def create(
+        self, request_id: str, spec: ContainerSpec, pull_policy: PullPolicy, credentials: RegistryCredentials | None
+    ) -> tuple[Container, list[str]]:
+        self._called("create", request_id, spec, pull_policy, credentials)
+        return replace(CONTAINER, spec=spec, state=ContainerState.CREATED, request_id=request_id), ["a warning"]
+
+    async def restart(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        self._called("restart", name, timeout_s, signal, request_id)
+        return CONTAINER
+
+    @property
+    def control(self) -> FakeControl:
+        return FakeControl(self)
+
+    @property
+    def insight(self) -> FakeInsight:
+        return FakeInsight(self)
 
     async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
         self._called("stop", name, timeout_s, signal, request_id)

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from shoal.errors import FailedPrecondition, ShoalError
+from shoald.host.limits import LimitFile
 from shoald.runtime.ports import Bundle, Created, Exit
 
 _PIDS = itertools.count(1_000_000)
@@ -102,6 +103,8 @@ class FakeRuntime:
         self.ended: dict[str, Exit] = {}
         self.deleted: list[str] = []
         self.fail: dict[str, ShoalError] = {}
+        self.frozen: set[str] = set()
+        self.limits: dict[str, list[LimitFile]] = {}
         self._watchers: list[asyncio.Queue[Exit]] = []
         self.programs: dict[str, Program] = {
             "true": _true,
@@ -155,6 +158,7 @@ class FakeRuntime:
         container_id = process.bundle.container_id
         if self.running.get(container_id) is process:
             del self.running[container_id]
+            self.frozen.discard(container_id)
             ended = self.ended[container_id] = Exit(container_id, code, oom, time.time_ns())
             for watcher in self._watchers:
                 watcher.put_nowait(ended)
@@ -170,6 +174,8 @@ class FakeRuntime:
         if process is None:
             return False
         process.signals.append(signal)
+        if container_id in self.frozen:
+            return True
         if process.task is None:
             self._end(process, 128 + signal)
         else:
@@ -178,7 +184,38 @@ class FakeRuntime:
 
     async def kill_all(self, container_id: str) -> None:
         """SIGKILL."""
+        self.frozen.discard(container_id)
         await self.kill(container_id, 9)
+
+    async def pause(self, container_id: str) -> None:
+        """A program goes on, but takes no signals."""
+        await asyncio.sleep(0)
+        self._maybe_fail("pause")
+        if container_id not in self.running:
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+        self.frozen.add(container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """It takes the signals that have come meanwhile."""
+        await asyncio.sleep(0)
+        self._maybe_fail("resume")
+        process = self.running.get(container_id)
+        if process is None:
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+        self.frozen.discard(container_id)
+        if process.signals and process.task is not None:
+            process.task.cancel()
+
+    def paused(self, container_id: str) -> bool:
+        """As noted."""
+        return container_id in self.frozen
+
+    async def set_limits(self, container_id: str, values: Sequence[LimitFile], memory_bytes: int = 0) -> None:
+        """Noted in `limits`."""
+        self._maybe_fail("set_limits")
+        if container_id not in self.running:
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+        self.limits.setdefault(container_id, []).extend(values)
 
     async def delete(self, container_id: str) -> None:
         """Forget."""

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from shoal.v1 import container_pb2 as pb
 from shoald.api.checks import invalid
 from shoald.api.codec_common import labels_of, ns_of, timestamp, timestamp_of_ns
 from shoald.api.codec_mounts import KIND_NUMBERS
 from shoald.api.codec_spec import port, spec
 from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, Grep, LogBatch, LogQuery, LogRecord
-from shoald.model.container import Container, ContainerState, MountKind, PullPolicy
+from shoald.model.container import (
+    Container,
+    ContainerSpec,
+    ContainerState,
+    Health,
+    HealthStatus,
+    MountKind,
+    PullPolicy,
+)
 
 _STATES = {
     pb.CONTAINER_STATE_CREATED: ContainerState.CREATED,
@@ -19,9 +29,17 @@ _STATES = {
     pb.CONTAINER_STATE_EXITED: ContainerState.EXITED,
     pb.CONTAINER_STATE_REMOVING: ContainerState.REMOVING,
     pb.CONTAINER_STATE_DEAD: ContainerState.DEAD,
+    pb.CONTAINER_STATE_PAUSED: ContainerState.PAUSED,
 }
 _STATE_NUMBERS = {state: number for number, state in _STATES.items()}
 _STATE_NUMBERS[ContainerState.CREATING] = pb.CONTAINER_STATE_CREATED
+
+_HEALTH = {
+    pb.HEALTH_STATUS_STARTING: HealthStatus.STARTING,
+    pb.HEALTH_STATUS_HEALTHY: HealthStatus.HEALTHY,
+    pb.HEALTH_STATUS_UNHEALTHY: HealthStatus.UNHEALTHY,
+}
+_HEALTH_NUMBERS = {status: number for number, status in _HEALTH.items()}
 
 _PULL_POLICIES = {
     pb.PULL_POLICY_UNSPECIFIED: PullPolicy.MISSING,
@@ -34,6 +52,7 @@ _CONDITIONS = {
     pb.ContainerServiceWaitRequest.CONDITION_NOT_RUNNING: "not-running",
     pb.ContainerServiceWaitRequest.CONDITION_NEXT_EXIT: "next-exit",
     pb.ContainerServiceWaitRequest.CONDITION_REMOVED: "removed",
+    pb.ContainerServiceWaitRequest.CONDITION_HEALTHY: "healthy",
 }
 
 
@@ -59,14 +78,36 @@ def container(value: Container) -> pb.Container:
     )
     if value.exit_code is not None:
         message.exit_code = value.exit_code
+    if value.health is not None:
+        message.health = _HEALTH_NUMBERS[value.health.status]
     return message
+
+
+def _health_state(value: Health | None) -> pb.ContainerServiceInspectResponse.HealthState | None:
+    if value is None:
+        return None
+    probes = [
+        pb.ContainerServiceInspectResponse.HealthState.Probe(
+            start=timestamp(probe.start), end=timestamp(probe.end), exit_code=probe.exit_code, output=probe.output
+        )
+        for probe in value.log
+    ]
+    return pb.ContainerServiceInspectResponse.HealthState(
+        status=_HEALTH_NUMBERS[value.status], failing_streak=value.failing_streak, log=probes
+    )
+
+
+def _filled_in(value: Container) -> ContainerSpec:
+    """What was asked for, with the health check that holds."""
+    return replace(value.spec, health_check=value.health_check) if value.health_check else value.spec
 
 
 def details(value: ContainerDetails) -> pb.ContainerServiceInspectResponse:
     """For inspect."""
     return pb.ContainerServiceInspectResponse(
         container=container(value.container),
-        spec=spec(value.container.spec),
+        spec=spec(_filled_in(value.container)),
+        health=_health_state(value.container.health),
         runtime=value.runtime,
         mounts=[
             pb.ContainerServiceInspectResponse.MountPoint(
@@ -107,6 +148,9 @@ def filter_of(request: pb.ContainerServiceListRequest) -> ContainerFilter:
         name=request.name,
         image=request.image,
         limit=request.limit,
+        health=_HEALTH.get(request.health),
+        network=request.network,
+        volume=request.volume,
     )
 
 

@@ -16,6 +16,7 @@ from shoald.model.container import (
     Device,
     HealthCheck,
     LogConfig,
+    Membership,
     Mount,
     MountKind,
     PortMapping,
@@ -51,7 +52,7 @@ _PROTOCOL_NUMBERS = {name: number for number, name in _PROTOCOLS.items()}
 def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
     """The request as a domain record. Raises InvalidArgument (INVALID_FIELD, INVALID_PLATFORM)."""
     _check_texts(message)
-    policy = _policy_of(message.restart_policy)
+    policy = policy_of(message.restart_policy)
     if message.auto_remove and policy.name is not RestartPolicyName.NO:
         raise invalid("spec.auto_remove", "can't be combined with a restart policy")
     wanted = platform_of(message.platform)
@@ -100,6 +101,10 @@ def spec_of(message: pb.ContainerSpec) -> ContainerSpec:
         ip_address=message.ip_address,
         ip6_address=message.ip6_address,
         network_aliases=tuple(message.network_aliases),
+        more_networks=tuple(
+            Membership(each.network, each.ip_address, each.ip6_address, each.mac_address, tuple(each.aliases))
+            for each in message.more_networks
+        ),
         ulimits=tuple(Ulimit(each.name, each.soft, each.hard) for each in message.ulimits),
         sysctls=dict(message.sysctls),
         devices=tuple(
@@ -145,7 +150,8 @@ def _check_texts(message: pb.ContainerSpec) -> None:
         raise invalid("spec.labels", "a label has no key")
 
 
-def _policy_of(message: pb.RestartPolicy) -> RestartPolicy:
+def policy_of(message: pb.RestartPolicy) -> RestartPolicy:
+    """Raises InvalidArgument (INVALID_FIELD)."""
     name = _POLICIES[message.name]
     if message.max_retries < 0 or (message.max_retries and name is not RestartPolicyName.ON_FAILURE):
         raise invalid("spec.restart_policy.max_retries", "must be 0 or more, and goes with on-failure only")
@@ -246,6 +252,16 @@ def spec(value: ContainerSpec) -> pb.ContainerSpec:
         ip_address=value.ip_address,
         ip6_address=value.ip6_address,
         network_aliases=value.network_aliases,
+        more_networks=[
+            pb.NetworkMembership(
+                network=each.network,
+                ip_address=each.ip_address,
+                ip6_address=each.ip6_address,
+                mac_address=each.mac_address,
+                aliases=each.aliases,
+            )
+            for each in value.more_networks
+        ],
         ulimits=[pb.Ulimit(name=each.name, soft=each.soft, hard=each.hard) for each in value.ulimits],
         sysctls=value.sysctls,
         devices=[

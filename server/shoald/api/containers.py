@@ -17,14 +17,16 @@ from shoald.api.codec_container import (
     log_query_of,
     pull_policy_of,
 )
+from shoald.api.control import ControlMethods
 from shoald.api.copying import CopyMethods
 from shoald.api.exec import ExecMethods
+from shoald.api.insight import InsightMethods
 from shoald.api.privileges import requested_spec
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 
 
-class ContainerService(CopyMethods, ExecMethods):
+class ContainerService(ControlMethods, InsightMethods, CopyMethods, ExecMethods):
     """Thin: decode, call the engine, encode."""
 
     def __init__(self, engine: Engine) -> None:
@@ -74,8 +76,12 @@ class ContainerService(CopyMethods, ExecMethods):
         return pb.ContainerServiceRemoveResponse(id=removed)
 
     async def List(self, request: pb.ContainerServiceListRequest, context: Context) -> None:  # type: ignore[override]
-        for each in await self._engine.list_containers(filter_of(request)):
-            await context.write(pb.ContainerServiceListResponse(container=container(each)))
+        found = await self._engine.list_containers(filter_of(request))
+        sizes = await self._engine.control.sizes([each.id for each in found]) if request.sizes else {}
+        for each in found:
+            message = container(each)
+            message.size_bytes = sizes.get(each.id, 0)
+            await context.write(pb.ContainerServiceListResponse(container=message))
 
     async def Inspect(
         self, request: pb.ContainerServiceInspectRequest, context: Context

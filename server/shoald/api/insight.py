@@ -23,24 +23,24 @@ class InsightMethods(container_pb2_grpc.ContainerServiceServicer):
     _engine: Engine
 
     async def Top(self, request: pb.ContainerServiceTopRequest, context: Context) -> pb.ContainerServiceTopResponse:
-        table = await self._engine.top(required("name", request.name), list(request.ps_arguments))
+        table = await self._engine.insight.top(required("name", request.name), list(request.ps_arguments))
         rows = [pb.ContainerServiceTopResponse.Process(fields=row) for row in table.rows]
         return pb.ContainerServiceTopResponse(titles=table.titles, processes=rows)
 
     async def Stats(self, request: pb.ContainerServiceStatsRequest, context: Context) -> None:  # type: ignore[override]
         interval = seconds_of("interval", request.interval) if request.HasField("interval") else 1.0
-        samples = self._engine.stats(list(request.names), request.one_shot, interval)
+        samples = self._engine.insight.stats(list(request.names), request.one_shot, interval)
         await send_all(context, samples, _samples)
 
     async def Changes(  # type: ignore[override]
         self, request: pb.ContainerServiceChangesRequest, context: Context
     ) -> None:
-        await send_all(context, self._engine.changes(required("name", request.name)), _changes)
+        await send_all(context, self._engine.insight.changes(required("name", request.name)), _changes)
 
     async def Commit(
         self, request: pb.ContainerServiceCommitRequest, context: Context
     ) -> pb.ContainerServiceCommitResponse:
-        image = await self._engine.commit(
+        image = await self._engine.insight.commit(
             operation_id(request.request_id),
             required("name", request.name),
             request.reference,

@@ -17,12 +17,13 @@ from msgspec.structs import replace
 
 from shoal.errors import NotFound, ShoalError
 from shoald.containers.ghosts import Ghosts
+from shoald.containers.health import HealthMonitor, Probe
 from shoald.containers.launcher import Launched, Launcher
-from shoald.containers.transitions import Next, after_exit
+from shoald.containers.transitions import Decision, Next, after_exit
 from shoald.containers.watch import Locks, Watch
 from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerState, MountKind, RestartPolicyName
+from shoald.model.container import Container, ContainerState, Health, HealthStatus, MountKind, RestartPolicyName
 from shoald.runtime.ports import ContainerRuntime, Exit
 from shoald.snapshots.ports import Snapshotter
 from shoald.volumes.ports import VolumeDriver
@@ -33,6 +34,8 @@ CLOSE_WAIT_S = 30.0
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 _EXIT_CODES = {"COMMAND_NOT_FOUND": 127, "COMMAND_NOT_EXECUTABLE": 126}
 _FAILED = 128
+ALIVE = (ContainerState.RUNNING, ContainerState.PAUSED)
+"""It has processes."""
 
 
 class Publish(Protocol):
@@ -54,6 +57,7 @@ class Lifecycle:
         volumes: VolumeDriver,
         ghosts: Ghosts,
         publish: Publish,
+        probe: Probe,
     ) -> None:
         self.launcher = launcher
         self.runtime = runtime
@@ -64,7 +68,9 @@ class Lifecycle:
         self._snapshots = snapshots
         self._volumes = volumes
         self._publish = publish
-        self._delays: dict[str, float] = {}
+        self.health = HealthMonitor(md, probe, self.event, self.watch.changed)
+        self.kept: set[str] = set()
+        """Those that stay for the moment although they are to be removed when they end: somebody restarts them."""
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -101,9 +107,11 @@ class Lifecycle:
             error="",
             ip_address=launched.ip_address,
             ports=launched.ports,
+            health=Health(HealthStatus.STARTING) if container.health_check else None,
         )
         self.launcher.keep_log(container)
         self.event(container, "start")
+        self.health.follow(container)
         self.watch.changed(container.id)
         return container
 
@@ -124,7 +132,7 @@ class Lifecycle:
                 container = self._md.containers.get(container_id)
                 # Asked again under the lock: a notice that comes late or twice is no exit of the next run.
                 ended = self.runtime.exit_of(container_id)
-                if container is None or container.state is not ContainerState.RUNNING or ended is None:
+                if container is None or container.state not in ALIVE or ended is None:
                     return
                 try:
                     await self.settle(container, ended)
@@ -137,6 +145,7 @@ class Lifecycle:
 
     async def settle(self, container: Container, ended: Exit) -> None:
         """A run has ended: give back its ports, write it down, clean up, restart or remove."""
+        self.health.drop(container.id)
         try:
             # First: who sees in the row that it has ended may use its ports. Unmounting, which may have to wait for the
             # disk, comes after.
@@ -145,7 +154,9 @@ class Lifecycle:
             log.error("network_not_released", container=container.id, error=str(error))
         finished = ended_at(ended)
         ran_s = (finished - (container.started_at or finished)).total_seconds()
-        decision = after_exit(container, ended.exit_code, ran_s, self._delays.get(container.id, 0.0))
+        decision = after_exit(container, ended.exit_code, ran_s, container.restart_delay_s)
+        if decision.next is Next.REMOVE and container.id in self.kept:
+            decision = Decision(Next.STAY)
         state = {
             Next.STAY: ContainerState.EXITED,
             Next.REMOVE: ContainerState.REMOVING,
@@ -160,6 +171,8 @@ class Lifecycle:
             pid=0,
             ip_address="",
             ports=(),
+            health=_ended(container.health),
+            restart_delay_s=decision.delay_s,
             remove_volumes=decision.next is Next.REMOVE,
         )
         self.watch.ended(container.id, ended.exit_code, ended.oom_killed)
@@ -184,16 +197,13 @@ class Lifecycle:
         """Start it again in a while, unless something else happens to it first."""
         self.drop_timer(container_id)
         if not self._closing.is_set():
-            self._delays[container_id] = delay_s
             self._timers[container_id] = asyncio.create_task(self._restart_later(container_id, delay_s))
 
-    def drop_timer(self, container_id: str, *, forget_delay: bool = False) -> None:
-        """No restart for now. `forget_delay`: the next back-off begins anew."""
+    def drop_timer(self, container_id: str) -> None:
+        """No restart for now."""
         timer = self._timers.pop(container_id, None)
         if timer is not None:
             timer.cancel()
-        if forget_delay:
-            self._delays.pop(container_id, None)
 
     async def _restart_later(self, container_id: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
@@ -211,13 +221,14 @@ class Lifecycle:
                 restart_count=container.restart_count + 1,
                 log_cursor=self.launcher.log_end(container_id),
             )
-            decision = after_exit(container, _FAILED, 0.0, self._delays.get(container_id, 0.0))
+            decision = after_exit(container, _FAILED, 0.0, container.restart_delay_s)
             again = decision.next is Next.RESTART
             try:
                 await self.launch(container, failed=ContainerState.RESTARTING if again else ContainerState.EXITED)
             except ShoalError as error:
                 log.warning("restart_failed", container=container_id, error=str(error))
                 if again:
+                    self.note(container_id, restart_delay_s=decision.delay_s, finished_at=datetime.now(UTC))
                     self.restart_after(container_id, decision.delay_s)
 
     # --- removal ----------------------------------------------------------------------------------------------------
@@ -225,6 +236,7 @@ class Lifecycle:
     async def remove(self, container: Container, *, volumes: bool, quiet: bool = False) -> None:
         """Undo everything; the row goes when nothing but the layer is left. `volumes`: its anonymous ones too. `quiet`:
         it never came to be. On failure it is DEAD, and can be removed again. Call through `to_end`."""
+        self.health.drop(container.id)
         try:
             await self.launcher.clear(container.id)
             if not quiet:
@@ -238,7 +250,7 @@ class Lifecycle:
             self.note(container.id, state=ContainerState.DEAD, error=str(error))
             raise
         finally:
-            self.drop_timer(container.id, forget_delay=True)
+            self.drop_timer(container.id)
             self.watch.changed(container.id)
         await self._remove_layer(container)
 
@@ -256,7 +268,7 @@ class Lifecycle:
             await self.remove(container, volumes=True)
             return
         finally:
-            self.drop_timer(container.id, forget_delay=True)
+            self.drop_timer(container.id)
             self.watch.changed(container.id)
         for work in (self.launcher.clear(container.id), self.launcher.forget(container.id)):
             try:
@@ -297,10 +309,9 @@ class Lifecycle:
         except ShoalError as error:
             log.error("container_not_updated", container=container_id, error=str(error))
 
-    def event(self, container: Container, action: str, **attributes: str) -> None:
+    def event(self, container: Container, action: str, /, **attributes: str) -> None:
         """Publish an event of this container. One that can't be stored is logged: it must not stop what it tells of."""
-        labels = dict(container.spec.labels)
-        told = {**labels, "name": container.name, "image": container.spec.image, **attributes}
+        told = {**event_attributes(container), **attributes}
         try:
             self._publish("container", action, container.id, told)
         except ShoalError as error:
@@ -322,10 +333,21 @@ class Lifecycle:
     async def close(self) -> None:
         """Begin nothing any more; wait for what is under way."""
         self._closing.set()
+        await self.health.close()
         for container_id in list(self._timers):
             self.drop_timer(container_id)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
+
+
+def event_attributes(container: Container) -> dict[str, str]:
+    """What every event of a container tells."""
+    return {**container.spec.labels, "name": container.name, "image": container.spec.image}
+
+
+def _ended(health: Health | None) -> Health | None:
+    """What does not run is not healthy; the last checks are kept."""
+    return None if health is None else replace(health, status=HealthStatus.UNHEALTHY)
 
 
 def ended_at(ended: Exit) -> datetime:

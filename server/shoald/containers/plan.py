@@ -19,7 +19,7 @@ from shoald.containers.logging import check_log
 from shoald.model.container import ContainerSpec, Mount, MountKind, Process
 from shoald.network.reservations import check_host_ip, check_protocol
 from shoald.oci.config import ImageConfig
-from shoald.runtime.namespaces import JOIN
+from shoald.runtime.namespaces import bridged
 
 DEFAULT_STOP_TIMEOUT_S = 10.0
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
@@ -92,24 +92,26 @@ def parse_signal(text: str) -> int:
     )
 
 
-def check_spec(spec: ContainerSpec) -> None:
-    """Refuse what can never work, before anything is made. Raises InvalidArgument."""
-    if spec.name and not (_NAME.fullmatch(spec.name) and len(spec.name) <= _MAX_NAME):
+def check_name(name: str) -> None:
+    """Raises InvalidArgument (INVALID_NAME)."""
+    if not (_NAME.fullmatch(name) and len(name) <= _MAX_NAME):
         raise InvalidArgument(
-            f"invalid container name ({spec.name[:_MAX_NAME]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            f"invalid container name ({name[:_MAX_NAME]}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
             reason="INVALID_NAME",
         )
+
+
+def check_spec(spec: ContainerSpec) -> None:
+    """Refuse what can never work, before anything is made. Raises InvalidArgument."""
+    if spec.name:
+        check_name(spec.name)
     if spec.hostname and (len(spec.hostname) > _MAX_HOSTNAME or not _HOSTNAME.fullmatch(spec.hostname)):
         raise InvalidArgument(f"invalid hostname: {spec.hostname[:_MAX_NAME]}", reason="INVALID_HOSTNAME")
-    if spec.network not in ("bridge", "host", "none") and not spec.network.startswith(JOIN):
-        raise InvalidArgument(
-            f"unknown network {spec.network!r}", reason="UNKNOWN_NETWORK", hint="use bridge, host or none"
-        )
     if spec.userns not in ("", "host"):
         raise InvalidArgument(
             f"unknown user namespace mode {spec.userns!r}", reason="INVALID_USERNS", hint='leave it out, or "host"'
         )
-    if spec.ports and spec.network != "bridge":
+    if spec.ports and not bridged(spec):
         raise InvalidArgument(
             f"ports can't be published with network {spec.network}",
             reason="INVALID_PORTS",

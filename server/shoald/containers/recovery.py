@@ -44,7 +44,7 @@ async def recover(md: Metadata, life: Lifecycle) -> None:
 async def _remove_strays(md: Metadata, life: Lifecycle) -> None:
     """What a killed daemon left of containers whose rows went first, and of steps of builds, which have none."""
     known = {container.id for container in md.containers.list()}
-    owners: Iterable[str] = [*md.addresses.all().values(), *md.ports.all()]
+    owners: Iterable[str] = [*md.addresses.all().values(), *md.addresses6.all().values(), *md.ports.all()]
     for stray in {*life.launcher.bundles(), *life.launcher.state_directories(), *owners} - known:
         log.info("removing_stray_container", container=stray)
         for undo in (life.launcher.clear, life.launcher.forget):
@@ -60,13 +60,13 @@ async def _recover_one(md: Metadata, life: Lifecycle, container: Container) -> N
             await to_end(life.remove(container, volumes=True, quiet=True))
         case ContainerState.REMOVING | ContainerState.DEAD:
             await to_end(life.remove(container, volumes=container.remove_volumes))
-        case ContainerState.RUNNING:
-            await _recover_running(life, container)
+        case ContainerState.RUNNING | ContainerState.PAUSED:
+            await _recover_running(md, life, container)
         case _:
             await _recover_idle(md, life, container)
 
 
-async def _recover_running(life: Lifecycle, container: Container) -> None:
+async def _recover_running(md: Metadata, life: Lifecycle, container: Container) -> None:
     ended = life.runtime.exit_of(container.id)
     running = life.runtime.running_pid(container.id)
     if ended is not None:
@@ -75,6 +75,20 @@ async def _recover_running(life: Lifecycle, container: Container) -> None:
         await _settle_lost(life, container)
     elif (running.pid, running.pid_start_time) != (container.pid, container.pid_start_time):
         _adopt(life, container, running, datetime.now(UTC))
+    else:
+        await _go_on(md, life, container)
+    if ended is None and running is not None:
+        await life.launcher.network.mend(container.id, running.pid)
+
+
+async def _go_on(md: Metadata, life: Lifecycle, container: Container) -> None:
+    """It runs as the row says. Frozen it is only where the row says so: else a daemon died that held it still."""
+    frozen = life.runtime.paused(container.id)
+    if frozen and container.state is ContainerState.RUNNING:
+        await life.runtime.resume(container.id)
+    elif not frozen and container.state is ContainerState.PAUSED:
+        container = md.containers.update(container.id, state=ContainerState.RUNNING)
+    life.health.follow(container)
 
 
 async def _settle_lost(life: Lifecycle, container: Container) -> None:
@@ -99,12 +113,18 @@ async def _recover_idle(md: Metadata, life: Lifecycle, container: Container) -> 
         return
     await to_end(life.launcher.clear(container.id))
     if container.state is ContainerState.RESTARTING:
-        life.restart_after(container.id, 0.0)
-    elif container.spec.auto_remove:
+        life.restart_after(container.id, _rest_of_delay(container))
+    elif container.spec.auto_remove and not (container.made_to_wait and container.state is ContainerState.CREATED):
         await to_end(life.remove(container, volumes=True, quiet=container.state is ContainerState.CREATED))
     elif container.state is ContainerState.EXITED and starts_with_daemon(container):
         md.containers.update(container.id, state=ContainerState.RESTARTING, stopped_by_user=False)
         life.restart_after(container.id, 0.0)
+
+
+def _rest_of_delay(container: Container) -> float:
+    """Seconds of its back-off that are left, however long no daemon ran and whatever the clock did."""
+    waited = (datetime.now(UTC) - (container.finished_at or datetime.now(UTC))).total_seconds()
+    return min(max(container.restart_delay_s - waited, 0.0), container.restart_delay_s)
 
 
 def _is_news(container: Container, ended: Exit) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,13 @@ from typing import Protocol
 import structlog
 from msgspec.structs import replace
 
-from shoal.errors import DataLoss, FailedPrecondition, Internal, NotFound
+from shoal.errors import DataLoss, FailedPrecondition, Internal
+from shoald.containers.changing import Changing
 from shoald.containers.exposed import published
+from shoald.containers.freezing import Freezing
 from shoald.containers.ghosts import Ghosts
+from shoald.containers.health import Probe
+from shoald.containers.health_check import effective_health_check
 from shoald.containers.launcher import Launcher
 from shoald.containers.lifecycle import Lifecycle, Publish
 from shoald.containers.names import random_name
@@ -32,13 +36,15 @@ from shoald.containers.plan import (
     with_image_volumes,
 )
 from shoald.containers.recovery import recover
-from shoald.containers.watch import RunEnd
+from shoald.containers.waiting import SETTLED, Waiting
+from shoald.containers.watch import Locks, RunEnd
 from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, MountKind
+from shoald.model.container import Container, ContainerSpec, ContainerState, Membership, Mount, MountKind
 from shoald.model.image import Image
 from shoald.runtime.namespaces import without_user_namespace
 from shoald.runtime.ports import ContainerRuntime, Exit
+from shoald.runtime.resources import HostLimits
 from shoald.runtime.rotation import LogRotator
 from shoald.snapshots.ports import Snapshotter
 from shoald.volumes.ports import VolumeDriver
@@ -47,9 +53,8 @@ log = structlog.get_logger(__name__)
 
 KILL_WAIT_S = 30.0
 WATCH_AGAIN_S = 1.0
-ALIVE = (ContainerState.RUNNING, ContainerState.RESTARTING)
+ALIVE = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING)
 STARTABLE = (ContainerState.CREATED, ContainerState.EXITED, ContainerState.RESTARTING)
-SETTLED = (ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD)
 
 
 class UsernsRange(Protocol):
@@ -77,8 +82,10 @@ class Supervisor:
         publish: Publish,
         userns: UsernsRange,
         admit: Callable[[ContainerSpec], None],
+        probe: Probe,
+        limits: HostLimits,
     ) -> None:
-        """`admit` refuses what this host can't do."""
+        """`admit` refuses what this host can't do; `probe` runs a health check once."""
         self._admit = admit
         self._md = md
         self._launcher = launcher
@@ -86,12 +93,22 @@ class Supervisor:
         self._snapshots = snapshots
         self._userns = userns
         self.ghosts = ghosts
-        self._life = Lifecycle(md, launcher, runtime, snapshots, volumes, ghosts, publish)
+        self._life = Lifecycle(md, launcher, runtime, snapshots, volumes, ghosts, publish, probe)
+        self.freezing = Freezing(md, self._life, runtime)
+        self.changing = Changing(md, self._life, runtime, admit, limits)
+        self.waiting = Waiting(md, self._life, ghosts)
         self._exit_watch: asyncio.Task[None] | None = None
+
+    @property
+    def locks(self) -> Locks:
+        """One a container; they order all that happens to it."""
+        return self._life.locks
 
     # --- create and start -------------------------------------------------------------------------------------------
 
-    async def create(self, request_id: str, spec: ContainerSpec, image: Image) -> Container:
+    async def create(
+        self, request_id: str, spec: ContainerSpec, image: Image, *, made_to_wait: bool = False
+    ) -> Container:
         """Make a container in state CREATED. Raises InvalidArgument, AlreadyExists (NAME_IN_USE), ResourceExhausted.
 
         A create that fails or is cancelled undoes itself.
@@ -100,7 +117,10 @@ class Supervisor:
         spec = self._launcher.neighbours.resolve(spec)
         self._admit(spec)
         self._launcher.check_log(spec.log)
-        container = self._insert(self._planned(request_id, spec, image))
+        memberships = self._launcher.network.memberships(spec)
+        container = self._insert(
+            replace(self._planned(request_id, spec, image), made_to_wait=made_to_wait), memberships
+        )
         async with self._life.locks.get(container.id):
             try:
                 self._launcher.places.check(container)
@@ -132,9 +152,11 @@ class Supervisor:
             hostname=spec.hostname or self._launcher.neighbours.host_name(spec) or container_id[:12],
             stop_signal=stop_signal_of(spec, image.config),
             stop_timeout_s=DEFAULT_STOP_TIMEOUT_S if spec.stop_timeout_s is None else spec.stop_timeout_s,
+            health_check=effective_health_check(spec.health_check, image.config.defaults.healthcheck),
+            shell=tuple(image.config.defaults.shell or ()),
         )
 
-    def _insert(self, container: Container) -> Container:
+    def _insert(self, container: Container, memberships: Sequence[Membership]) -> Container:
         with self._md.transaction():
             if not without_user_namespace(container.spec):
                 base = self._launcher.neighbours.userns_base(container.spec)
@@ -142,6 +164,8 @@ class Supervisor:
                     base = self._md.containers.allocate_userns(self._userns.base, self._userns.size, self._userns.slots)
                 container = replace(container, userns_base=base)
             self._md.containers.insert(container)
+            for membership in memberships:
+                self._md.memberships.put(container.id, membership)
         return container
 
     async def _with_layer(self, container: Container, image: Image) -> Container:
@@ -165,19 +189,26 @@ class Supervisor:
             container = self._md.containers.find(container_id)
             if container.state is ContainerState.RUNNING:
                 return container
+            if container.state is ContainerState.PAUSED:
+                raise FailedPrecondition(
+                    f"container {container.name} is paused",
+                    reason="CONTAINER_PAUSED",
+                    hint=f"shoal unpause {container.name}",
+                )
             if container.state not in STARTABLE:
                 raise FailedPrecondition(
                     f"container {container.name} is {container.state.value} and can't be started",
                     reason="CONTAINER_NOT_STARTABLE",
                     hint="remove it and run a new one",
                 )
-            self._life.drop_timer(container_id, forget_delay=True)
+            self._life.drop_timer(container_id)
             before = container.state
             if before is not ContainerState.CREATED:
                 container = self._md.containers.update(
                     container_id,
                     stopped_by_user=False,
                     restart_count=0,
+                    restart_delay_s=0.0,
                     log_cursor=self._launcher.log_end(container_id),
                 )
             failed = ContainerState.CREATED if before is ContainerState.CREATED else ContainerState.EXITED
@@ -203,6 +234,17 @@ class Supervisor:
         async with self._life.locks.get(container_id):
             await self._launcher.places.give_secret(self._md.containers.find(container_id), target, value, mode)
 
+    async def restart(self, container_id: str, timeout_s: float | None, signal: str) -> Container:
+        """Stop it if it runs, and start it; one with --rm stays. Raises what `stop` and `start` raise."""
+        self._life.kept.add(container_id)
+        try:
+            await self.stop(container_id, timeout_s, signal)
+            container = await self.start(container_id)
+        finally:
+            self._life.kept.discard(container_id)
+        self._life.event(container, "restart")
+        return container
+
     # --- stop, kill, remove -----------------------------------------------------------------------------------------
 
     async def stop(self, container_id: str, timeout_s: float | None, signal: str) -> Container:
@@ -216,13 +258,14 @@ class Supervisor:
             container = self._md.containers.find(container_id)
             if container.state is ContainerState.RESTARTING:
                 return self._stop_restarting(container)
-            if container.state is not ContainerState.RUNNING:
+            if container.state not in ALIVE:
                 return container
             container = self._life.stopped(container)
             run = self._life.watch.exits(container_id)
         if grace != 0:
             await self._runtime.kill(container_id, number)
             self._life.event(container, "kill", signal=str(number))
+            await self.freezing.signalled(container_id)
         try:
             async with asyncio.timeout(None if grace < 0 else grace):
                 ended = await self._until_ended(container, run)
@@ -233,7 +276,7 @@ class Supervisor:
 
     def _stop_restarting(self, container: Container) -> Container:
         container = self._md.containers.update(container.id, state=ContainerState.EXITED, stopped_by_user=True)
-        self._life.drop_timer(container.id, forget_delay=True)
+        self._life.drop_timer(container.id)
         self._life.watch.changed(container.id)
         self._life.event(container, "stop")
         return container
@@ -273,11 +316,15 @@ class Supervisor:
         """Signal the first process. Raises FailedPrecondition (NOT_RUNNING)."""
         container = self._md.containers.find(container_id)
         number = parse_signal(signal or "SIGKILL")
-        if container.state is ContainerState.RUNNING and number in (9, container.stop_signal):
+        running = container.state in (ContainerState.RUNNING, ContainerState.PAUSED)
+        if running and number in (9, container.stop_signal):
             container = self._life.stopped(container)
-        if container.state is not ContainerState.RUNNING or not await self._runtime.kill(container_id, number):
+        if not running or not await self._runtime.kill(container_id, number):
             raise FailedPrecondition(f"container {container.name} is not running", reason="NOT_RUNNING")
         self._life.event(container, "kill", signal=str(number))
+        # As Docker: a signal that may be its end thaws a paused container.
+        if number in (9, container.stop_signal) or not container.spec.stop_signal:
+            await self.freezing.signalled(container_id)
 
     async def remove(self, container_id: str, *, force: bool, volumes: bool) -> None:
         """Delete it; with `force` kill it first. Missing is fine once it was found. Raises FailedPrecondition
@@ -304,27 +351,11 @@ class Supervisor:
                 await to_end(self._life.remove(container, volumes=volumes))
                 return
 
-    # --- wait -------------------------------------------------------------------------------------------------------
+    # --- what others need --------------------------------------------------------------------------------------------
 
     async def wait(self, container_id: str, condition: str) -> RunEnd:
-        """See shoal.v1.ContainerServiceWaitRequest.Condition; "not-running", "next-exit" or "removed".
-
-        "not-running" also means that its ports are free, "removed" that its name is.
-        """
-        seen = self._life.watch.exits(container_id)
-        known: Container | None = None
-        while True:
-            event = self._life.watch.event(container_id)
-            current = self._md.containers.get(container_id)
-            known = current or known
-            last = self._life.watch.last_end(container_id)
-            if current is None:
-                return last or _end_of(known or self.ghosts.get(container_id))
-            if condition == "next-exit" and last is not None and last.number > seen:
-                return last
-            if condition == "not-running" and current.state in SETTLED:
-                return _end_of(current)
-            await event.wait()
+        """See Waiting.wait."""
+        return await self.waiting.wait(container_id, condition)
 
     @property
     def logs(self) -> LogRotator:
@@ -376,7 +407,7 @@ class Supervisor:
             await asyncio.sleep(WATCH_AGAIN_S)
             exits = self._runtime.exits()
             for container in self._md.containers.list():
-                if container.state is ContainerState.RUNNING:
+                if container.state in (ContainerState.RUNNING, ContainerState.PAUSED):
                     self._life.spawn(self._life.settle_exit(container.id))
 
     async def close(self) -> None:
@@ -398,9 +429,3 @@ def _named(mount: Mount) -> Mount:
     if mount.kind is MountKind.VOLUME and not mount.source:
         return replace(mount, source=secrets.token_hex(32), anonymous=True)
     return mount
-
-
-def _end_of(container: Container | None) -> RunEnd:
-    if container is None:
-        raise NotFound("no such container", reason="CONTAINER_NOT_FOUND")
-    return RunEnd(0, container.exit_code or 0, container.oom_killed, container.error)

@@ -16,19 +16,20 @@ from shoal.errors import DataLoss, InvalidArgument
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.build.stubs import remove_stubs
+from shoald.containers.lifecycle import Publish, event_attributes
 from shoald.content.ports import ContentStore
 from shoald.dockerfile.graph import plan
 from shoald.dockerfile.state import StageState
 from shoald.dockerfile.steps import CopyStep, RunStep
+from shoald.engine.operations import Once
 from shoald.images.assemble import Assembler, BuiltLayer
 from shoald.images.layers import Layers
 from shoald.images.unpacker import unpacking
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, MountKind
+from shoald.model.container import Container, HealthCheck, MountKind
 from shoald.model.image import Image
 from shoald.snapshots.ports import Snapshotter
 
-Publish = Callable[[str, str, str, dict[str, str]], None]
 Frozen = Callable[[str], AbstractAsyncContextManager[None]]
 
 
@@ -53,11 +54,28 @@ class CommitCases:
         self._assembler = assembler
         self._frozen = frozen
         self._publish = publish
+        self._once = Once()
 
     async def commit(
+        self,
+        request_id: str,
+        name: str,
+        reference: str,
+        author: str,
+        message: str,
+        changes: Sequence[str],
+        pause: bool,
+    ) -> Image:
+        """Once for each request id; it is not cancelled with its caller. Raises InvalidArgument (INVALID_REFERENCE,
+        INVALID_CHANGE), NotFound, ResourceExhausted."""
+        fingerprint = json.dumps(["commit", name, reference, author, message, list(changes), pause])
+        return await self._once.run(
+            request_id, fingerprint, lambda: self._commit(name, reference, author, message, changes, pause)
+        )
+
+    async def _commit(
         self, name: str, reference: str, author: str, message: str, changes: Sequence[str], pause: bool
     ) -> Image:
-        """Raises InvalidArgument (INVALID_REFERENCE, INVALID_CHANGE), NotFound, ResourceExhausted."""
         container = self._md.containers.find(name)
         tags = (str(tag_of(reference)),) if reference else ()
         base = self._md.images.get(container.image_id)
@@ -69,9 +87,11 @@ class CommitCases:
             async with self._frozen(container.id) if pause else _running():
                 layer = await self._copy(container, lease)
             below = self._assembler.layers_of(base)
-            body = document(base, state, [*(each.blob.diff_id for each in below), layer.blob.diff_id], container, message)
-            image = await self._assembler.create_image(body, [*below, layer], tags)
-        self._publish("container", "commit", container.id, {"name": container.name, "imageID": image.id})
+            layers = [*below, layer]
+            body = document(base, state, [each.blob.diff_id for each in layers], container, message)
+            image = await self._assembler.create_image(body, layers, tags)
+        told = {**event_attributes(container), "comment": message, "imageID": image.id}
+        self._publish("container", "commit", container.id, told)
         return image
 
     async def _copy(self, container: Container, lease: str) -> BuiltLayer:
@@ -123,11 +143,25 @@ def config_of(container: Container, base: Image) -> dict[str, Any]:
     config["Labels"] = {**(config.get("Labels") or {}), **spec.labels}
     volumes = [mount.target for mount in spec.mounts if mount.kind is MountKind.VOLUME]
     config["Volumes"] = {**(config.get("Volumes") or {}), **{target: {} for target in volumes}}
-    ports = {f"{port.container_port}/{port.protocol}": {} for port in spec.ports}
+    ports: dict[str, Any] = {f"{port.container_port}/{port.protocol}": {} for port in spec.ports}
+    if spec.health_check.test:
+        config["Healthcheck"] = _health(spec.health_check)
     config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
     if spec.stop_signal:
         config["StopSignal"] = spec.stop_signal
     return config
+
+
+def _health(check: HealthCheck) -> dict[str, Any]:
+    """As images have it: times in ns."""
+    times = {
+        "Interval": check.interval_s,
+        "Timeout": check.timeout_s,
+        "StartPeriod": check.start_period_s,
+        "StartInterval": check.start_interval_s,
+    }
+    found = {key: round(value * 1e9) for key, value in times.items() if value}
+    return {"Test": list(check.test), **found, **({"Retries": check.retries} if check.retries else {})}
 
 
 def changed(config: dict[str, Any], author: str, changes: Sequence[str]) -> StageState:

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -18,7 +19,7 @@ from shoald.engine.operations import Once
 from shoald.engine.ports import ContainerDetails, ContainerFilter, ExitStatus, MountPoint
 from shoald.host.blocking import to_end
 from shoald.metadata.store import Metadata
-from shoald.model.container import Container, ContainerSpec, ContainerState, MountKind, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, MountKind, PullPolicy
 from shoald.model.image import Image, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 
@@ -83,6 +84,22 @@ class ContainerCases:
                 self._runs[request_id] = (spec, running)
                 running.add_done_callback(lambda _: self._runs.pop(request_id, None))
         return await asyncio.shield(running), self._warnings(spec)
+
+    async def create(
+        self, request_id: str, spec: ContainerSpec, pull_policy: PullPolicy, credentials: RegistryCredentials | None
+    ) -> tuple[Container, list[str]]:
+        """See engine.ports.Engine.create. A retry with the same id joins the first call or finds its container."""
+
+        async def work() -> Container:
+            made = self._made_by(request_id, spec)
+            if made is not None:
+                return made
+            image = await self._image(spec, pull_policy, credentials)
+            return await self._supervisor.create(request_id, spec, image, made_to_wait=True)
+
+        fingerprint = f"create {msgspec.json.encode(spec).decode()}"
+        made = await self._once.run(request_id, fingerprint, lambda: self._kept(work()))
+        return self._md.containers.get(made.id) or made, self._warnings(spec)
 
     def _made_by(self, request_id: str, spec: ContainerSpec) -> Container | None:
         if not request_id:
@@ -170,6 +187,14 @@ class ContainerCases:
 
         return await self._once.run(request_id, f"stop {name} {timeout_s} {signal}", lambda: self._kept(work()))
 
+    async def restart(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """Stop it if it runs, and start it."""
+
+        async def work() -> Container:
+            return await self._supervisor.restart(self._md.containers.find(name).id, timeout_s, signal)
+
+        return await self._once.run(request_id, f"restart {name} {timeout_s} {signal}", lambda: self._kept(work()))
+
     async def kill(self, name: str, signal: str, request_id: str = "") -> None:
         """Once for each request id."""
 
@@ -251,12 +276,18 @@ class ContainerCases:
 
 def selects(wanted: ContainerFilter, container: Container) -> bool:
     """Whether a list request selects this container; see shoal.v1.ContainerServiceListRequest."""
-    running = container.state in (ContainerState.RUNNING, ContainerState.RESTARTING)
+    running = container.state in (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING)
     if not (wanted.all or wanted.states or wanted.limit > 0 or running):
         return False
     if wanted.states and container.state not in wanted.states:
         return False
     if wanted.name and wanted.name not in container.name:
+        return False
+    if wanted.health is not None and (container.health is None or container.health.status is not wanted.health):
+        return False
+    if wanted.network and wanted.network != container.spec.network:
+        return False
+    if wanted.volume and not any(_is_volume(wanted.volume, mount) for mount in container.spec.mounts):
         return False
     labels = container.spec.labels
     if not all(key in labels and (not value or labels[key] == value) for key, value in wanted.labels):
@@ -266,6 +297,11 @@ def selects(wanted: ContainerFilter, container: Container) -> bool:
         or wanted.image in (container.spec.image, container.image_id)
         or (container.image_id.removeprefix("sha256:").startswith(wanted.image))
     )
+
+
+def _is_volume(wanted: str, mount: Mount) -> bool:
+    """Docker's filter takes a volume's name and the place of a mount."""
+    return wanted == mount.target or (mount.kind is MountKind.VOLUME and wanted == mount.source)
 
 
 def _as_asked(spec: ContainerSpec) -> ContainerSpec:

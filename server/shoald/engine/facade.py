@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from shoal.platform import Platform
 from shoald.engine.build import BuildCases
 from shoald.engine.containers import ContainerCases
+from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.copying import CopyCases
 from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecAttachment, ExecCases
@@ -46,6 +47,8 @@ class LocalEngine:
         images: ImageCases,
         builds: BuildCases,
         containers: ContainerCases,
+        control: ControlUses,
+        insight: InsightUses,
         output: OutputCases,
         execs: ExecCases,
         copying: CopyCases,
@@ -58,6 +61,8 @@ class LocalEngine:
         self._images = images
         self._builds = builds
         self._containers = containers
+        self._control = control
+        self._insight = insight
         self._output = output
         self._execs = execs
         self._copying = copying
@@ -127,6 +132,26 @@ class LocalEngine:
     async def start(self, name: str, request_id: str = "") -> Container:
         """See Engine.start."""
         return await self._containers.start(name, request_id)
+
+    async def create(
+        self, request_id: str, spec: ContainerSpec, pull_policy: PullPolicy, credentials: RegistryCredentials | None
+    ) -> tuple[Container, list[str]]:
+        """See Engine.create."""
+        return await self._containers.create(request_id, spec, pull_policy, credentials)
+
+    async def restart(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """See Engine.restart."""
+        return await self._containers.restart(name, timeout_s, signal, request_id)
+
+    @property
+    def control(self) -> ControlUses:
+        """See Engine.control."""
+        return self._control
+
+    @property
+    def insight(self) -> InsightUses:
+        """See Engine.insight."""
+        return self._insight
 
     async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
         """See Engine.stop."""

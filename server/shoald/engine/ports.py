@@ -13,9 +13,10 @@ from typing import Protocol
 from msgspec import Struct
 
 from shoal.platform import Platform
+from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.volume_ports import FileUses, VolumeUses
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
-from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
 from shoald.model.log import Grep as Grep
@@ -54,6 +55,9 @@ class ContainerFilter(Struct, frozen=True):
     name: str = ""
     image: str = ""
     limit: int = 0
+    health: HealthStatus | None = None
+    network: str = ""
+    volume: str = ""
 
 
 class EventFilter(Struct, frozen=True):
@@ -239,6 +243,22 @@ class Engine(Protocol):
     async def start(self, name: str, request_id: str = "") -> Container:
         """Idempotent."""
 
+    async def create(
+        self, request_id: str, spec: ContainerSpec, pull_policy: PullPolicy, credentials: RegistryCredentials | None
+    ) -> tuple[Container, list[str]]:
+        """Container in state CREATED and warnings."""
+
+    async def restart(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
+        """Stop (as stop does), if it runs, and start."""
+
+    @property
+    def control(self) -> ControlUses:
+        """What can be done with containers besides."""
+
+    @property
+    def insight(self) -> InsightUses:
+        """What is found out about containers."""
+
     async def stop(self, name: str, timeout_s: float | None, signal: str, request_id: str = "") -> Container:
         """Idempotent; None: the container's own timeout, negative: without end."""
 
@@ -246,7 +266,7 @@ class Engine(Protocol):
         """Empty signal: SIGKILL. A retry with the same request_id does not signal twice."""
 
     async def wait(self, name: str, condition: str) -> ExitStatus:
-        """condition: "not-running", "next-exit" or "removed"."""
+        """condition: "not-running", "next-exit", "removed" or "healthy"."""
 
     async def remove(self, name: str, force: bool, volumes: bool, request_id: str = "") -> str:
         """Returns the id."""

@@ -35,8 +35,9 @@ class StatsCases:
     ) -> AsyncIterator[list[StatsSample]]:
         """Samples of all that are named (of all that run, when none is), each time in one list.
 
-        Containers that are named must exist; one that does not run is left out. Raises NotFound, InvalidArgument
-        (INVALID_INTERVAL), FailedPrecondition (NOT_RUNNING) when only one is named and does not run.
+        Containers that are named must exist; one that does not run is left out; it ends when all of them are gone.
+        Raises NotFound, InvalidArgument (INVALID_INTERVAL), FailedPrecondition (NOT_RUNNING) when only one is named and
+        does not run.
         """
         if interval_s < MIN_INTERVAL_S:
             raise InvalidArgument(f"an interval of {interval_s:g} s is too short", reason="INVALID_INTERVAL")
@@ -45,7 +46,7 @@ class StatsCases:
             raise FailedPrecondition(f"container {only.name} is not running", reason="NOT_RUNNING")
         before = await self._sample(ids, {})
         await asyncio.sleep(FIRST_GAP_S)
-        while True:
+        while not ids or any(self._md.containers.get(each) is not None for each in ids):
             begun = time.monotonic()
             samples = await self._sample(ids, before)
             yield list(samples.values())
@@ -55,7 +56,8 @@ class StatsCases:
             await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - begun)))
 
     async def _sample(self, ids: Sequence[str], before: dict[str, StatsSample]) -> dict[str, StatsSample]:
-        chosen = [c for i in ids if (c := self._md.containers.get(i)) is not None] if ids else self._md.containers.list()
+        rows = self._md.containers
+        chosen = [c for each in ids if (c := rows.get(each)) is not None] if ids else rows.list()
         running = [container for container in chosen if container.state in RUNNING]
         return await asyncio.to_thread(
             lambda: {container.id: self._read(container, before.get(container.id)) for container in running}
@@ -65,7 +67,7 @@ class StatsCases:
         usage = read_usage(self._cgroups, f"{self._parent}/{container.id}")
         now = datetime.now(UTC)
         cpu_ns = (usage.cpu_us or 0) * 1000
-        received, sent = network_bytes(container.pid)
+        received, sent = network_bytes(container.pid) if _has_network(container) else (0, 0)
         fraction = 0.0
         if before is not None and cpu_ns >= before.cpu_ns:
             elapsed_ns = (now - before.time).total_seconds() * 1e9
@@ -86,6 +88,11 @@ class StatsCases:
             block_written_bytes=usage.write_bytes or 0,
             throttled_ns=(usage.throttled_us or 0) * 1000,
         )
+
+
+def _has_network(container: Container) -> bool:
+    """Whether the interfaces are its own."""
+    return container.spec.network != "host" and not container.spec.network.startswith("container:")
 
 
 def network_bytes(pid: int) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from shoald.metadata.store import Metadata
 from shoald.model.container import ContainerState
 from shoald.version import version
 
+RUNNING = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING)
+
 
 class SystemCases:
     """What a caller can learn of the host."""
@@ -38,7 +40,7 @@ class SystemCases:
     async def info(self) -> HostInfo:
         """See engine.ports.HostInfo."""
         states = [container.state for container in self._md.containers.list()]
-        running = sum(state in (ContainerState.RUNNING, ContainerState.RESTARTING) for state in states)
+        running = sum(state in RUNNING for state in states)
         disk = shutil.disk_usage(self._root)
         return HostInfo(
             host_id=self._md.meta.host_id,

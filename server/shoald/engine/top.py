@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from shoal.errors import FailedPrecondition, InvalidArgument
+from shoald.containers.lifecycle import Publish, event_attributes
 from shoald.host import cgroups, process
 from shoald.host.cgroups import Cgroups
 from shoald.metadata.store import Metadata
@@ -19,8 +20,9 @@ _WORD = re.compile(r"[A-Za-z0-9_%=,:.+-]{1,200}")
 class TopCases:
     """Runs ps with arguments that only choose columns and order."""
 
-    def __init__(self, md: Metadata, host: Cgroups, cgroup_parent: str) -> None:
+    def __init__(self, md: Metadata, host: Cgroups, cgroup_parent: str, publish: Publish) -> None:
         self._md = md
+        self._publish = publish
         self._host = host
         self._parent = cgroup_parent.rstrip("/")
 
@@ -31,6 +33,7 @@ class TopCases:
             raise FailedPrecondition(f"container {container.name} is not running", reason="NOT_RUNNING")
         if any(not _WORD.fullmatch(word) for word in arguments):
             raise InvalidArgument("these arguments are not for ps here", reason="INVALID_PS_ARGUMENTS")
+        self._publish("container", "top", container.id, event_attributes(container))
         pids = cgroups.processes(self._host, f"{self._parent}/{container.id}")
         done = await process.run(["ps", *(arguments or DEFAULT)], check=False, timeout=30)
         if done.returncode != 0:

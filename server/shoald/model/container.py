@@ -178,6 +178,17 @@ class Resources(Struct, frozen=True):
     device_write_iops: tuple[BlkioLimit, ...] = ()
 
 
+class Membership(Struct, frozen=True):
+    """A container's place in a network, whether it runs or not; addresses only where they were asked for."""
+
+    network: str
+    """In a request its name, in a record its id."""
+    ip_address: str = ""
+    ip6_address: str = ""
+    mac_address: str = ""
+    aliases: tuple[str, ...] = ()
+
+
 class ContainerSpec(Struct, frozen=True):
     """What the caller asked for; mirrors shoal.v1.ContainerSpec. None and "" mean: as the image says."""
 
@@ -235,6 +246,8 @@ class ContainerSpec(Struct, frozen=True):
     log: LogConfig = LogConfig()
     annotations: Mapping[str, str] = field(default_factory=dict)
     oom_score_adj: int = 0
+    more_networks: tuple[Membership, ...] = ()
+    """After `network`."""
     publish_all: bool = False
     exposed_ports: tuple[str, ...] = ()
     """As in EXPOSE: "80", "7000-7002/udp"."""
@@ -286,9 +299,17 @@ class Container(Struct, frozen=True):
     log_cursor: str = ""
     """The end of what earlier runs wrote to the log: output of this run begins there. Empty: at the log's beginning."""
     restart_count: int = 0
+    restart_delay_s: float = 0.0
+    """The last back-off of its restart policy; 0: none yet."""
+    health_check: HealthCheck | None = None
+    """The check that holds: request and image together, all times filled in; None: it has none."""
+    shell: tuple[str, ...] = ()
+    """The image's SHELL, for lines of its health check; empty: /bin/sh -c."""
     health: Health | None = None
-    """None: it has no health check."""
+    """None: it has no health check, or never ran."""
     stopped_by_user: bool = False
     """The restart policy does not apply until the next start."""
+    made_to_wait: bool = False
+    """It was made without being started, and waits for that."""
     remove_volumes: bool = False
     """Of one that is being removed: its anonymous volumes go with it."""

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 
 class StatsSample(Struct, frozen=True):
-    """Usage of one container at one moment; sizes in bytes, CPU in ns and as a share of one processor. Limits of 0: none."""
+    """Usage of one container at one moment; sizes in bytes, CPU in ns and as a share of one processor; limits of 0:
+    none."""
 
     id: str
     name: str

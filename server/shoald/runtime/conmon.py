@@ -7,19 +7,21 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
-from shoald.host import cgroups
+from shoald.host import cgroups, freezer
+from shoald.host.blocking import in_thread
 from shoald.host.cgroups import Cgroups
 from shoald.host.devnull import restore_null
+from shoald.host.limits import LimitFile, set_limits
 from shoald.host.pid import process_alive, process_start_time, send_signal, wait_process
 from shoald.host.process import run
-from shoald.host.usage import oom_kills
+from shoald.host.usage import oom_kills, read_usage
 from shoald.runtime.attach import StdinConnections
 from shoald.runtime.bundle import ContainerFiles, Monitored, RunDirectory
 from shoald.runtime.exec import ExecRunner
@@ -170,7 +172,48 @@ class ConmonRuntime:
         if running is None:
             return
         send_signal(running.pid, running.start_time, signal.SIGKILL)
+        freezer.thaw(self._cgroups, running.cgroup_path)
         await cgroups.kill(self._cgroups, running.cgroup_path)
+
+    async def pause(self, container_id: str) -> None:
+        """`RUNTIME pause`; see the protocol."""
+        await self._freeze(container_id, "pause", frozen=True)
+
+    async def resume(self, container_id: str) -> None:
+        """`RUNTIME resume`; see the protocol."""
+        await self._freeze(container_id, "resume", frozen=False)
+
+    async def _freeze(self, container_id: str, verb: str, *, frozen: bool) -> None:
+        if self.running_pid(container_id) is None:
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+        if self.paused(container_id) == frozen:
+            return
+        argv = [self._runtime.path, *self._options(), verb, container_id]
+        completed, cancelled = await uncancelled(run(argv, check=False, cwd="/", timeout=_START_SECONDS))
+        if completed.returncode != 0:
+            if self.running_pid(container_id) is None:
+                raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+            raise _failure(self._directory.container(container_id), completed.stderr.decode(errors="replace"))
+        if cancelled:
+            raise asyncio.CancelledError
+
+    def paused(self, container_id: str) -> bool:
+        """Whether its processes are frozen now."""
+        noted = self._directory.container(container_id).monitored()
+        return noted is not None and freezer.is_frozen(self._cgroups, noted.cgroup_path)
+
+    async def set_limits(self, container_id: str, values: Sequence[LimitFile], memory_bytes: int = 0) -> None:
+        """Through the cgroup's files; see the protocol."""
+        noted = self._directory.container(container_id).monitored()
+        if noted is None or self.running_pid(container_id) is None:
+            raise FailedPrecondition("the container is not running", reason="NOT_RUNNING")
+        used = read_usage(self._cgroups, noted.cgroup_path).memory if memory_bytes else None
+        if used is not None and used > memory_bytes:
+            raise FailedPrecondition(
+                f"the container uses {used} bytes of memory now, more than {memory_bytes}", reason="MEMORY_IN_USE"
+            )
+        # Taking memory away may have to write it to the disk first.
+        await in_thread(lambda: set_limits(self._cgroups, noted.cgroup_path, values))
 
     async def delete(self, container_id: str) -> None:
         """End what runs and remove all but a mounted root file system; see the protocol."""
@@ -196,6 +239,7 @@ class ConmonRuntime:
             kill_monitor(*monitor)
         if noted is not None:
             # All that `RUNTIME delete` would do is done below: state directory and cgroups go, and no program runs.
+            freezer.thaw(self._cgroups, noted.cgroup_path)
             await _end_process(files.container_id, noted)
         elif (self._directory.runtime_root / files.container_id).exists():
             argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]

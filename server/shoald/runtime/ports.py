@@ -5,12 +5,14 @@ Contract suite: tests/contract/test_runtime.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import Struct
+
+from shoald.host.limits import LimitFile
 
 
 class Bundle(Struct, frozen=True):
@@ -81,6 +83,20 @@ class ContainerRuntime(Protocol):
 
     async def kill_all(self, container_id: str) -> None:
         """SIGKILL every process of the container (cgroup)."""
+
+    async def pause(self, container_id: str) -> None:
+        """Freeze all processes. Idempotent. Raises FailedPrecondition (NOT_RUNNING), Internal (RUNTIME_FAILED). When
+        cancelled, it is completed first."""
+
+    async def resume(self, container_id: str) -> None:
+        """Thaw. Idempotent; errors and cancellation as with pause."""
+
+    def paused(self, container_id: str) -> bool:
+        """Whether its processes are frozen now."""
+
+    async def set_limits(self, container_id: str, values: Sequence[LimitFile], memory_bytes: int = 0) -> None:
+        """Change limits of a running container, all or none. `memory_bytes`: refuse when it uses more than that (0: do
+        not look). Raises FailedPrecondition (NOT_RUNNING, LIMIT_REFUSED, MEMORY_IN_USE)."""
 
     async def delete(self, container_id: str) -> None:
         """End what runs (SIGKILL), and remove runtime state, cgroup, exit file and bundle directory. Idempotent.
