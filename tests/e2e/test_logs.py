@@ -144,7 +144,8 @@ def test_size_and_number_of_files_are_kept(pair: Fleet, busybox: str) -> None:
 def test_a_cut_link_leaves_no_gap_and_no_duplicate(pair: Fleet, busybox: str) -> None:
     cable = Cable(pair.first.address)
     pair.add_host("far", f"127.0.0.1:{cable.port}")
-    options = ("--log-opt", "max-size=200k", "--log-opt", "max-file=1000")
+    # Far more is written meanwhile than is kept: the place of a reader that was cut off is kept for it.
+    options = ("--log-opt", "max-size=200k", "--log-opt", "max-file=3")
     run = ("run", "-d", "-H", "h1", "--name", "chatty", *options, busybox, "sh", "-c", CHATTER.format(pause=""))
     try:
         pair.shoal(*run)
@@ -158,9 +159,9 @@ def test_a_cut_link_leaves_no_gap_and_no_duplicate(pair: Fleet, busybox: str) ->
                 until(lambda size=size: out.stat().st_size > size + 100_000, 40, what="output after the cut")
             pair.shoal("kill", "-H", "h1", "chatty")
             assert process.wait(60) == 0
-            gapless(out.read_text())
-            whole = pair.shoal("logs", "-H", "h1", "chatty").stdout
-            assert out.read_text() == whole
+            got = out.read_text()
+            gapless(got)
+            assert got.endswith(pair.shoal("logs", "-H", "h1", "-n", "100", "chatty").stdout)
     finally:
         cable.cut()
         pair.remove_host("far")

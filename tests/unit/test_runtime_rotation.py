@@ -341,10 +341,10 @@ async def test_the_next_daemon_completes_a_rotation(tmp_path: Path, writer: Writ
     await late.close()
 
 
-async def test_a_log_waits_for_its_readers(
-    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_log_waits_for_its_readers(tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation, "YOUNG_S", 0.0)
+    monkeypatch.setattr(rotation, "IN_FLIGHT", 0)
+    monkeypatch.setattr(rotation, "CUT_OFF_S", 0.2)
     path = tmp_path / "log"
     rotator = LogRotator(writer.reopen)
     rotator.watch("c", path, Rotation(4096, 2))
@@ -371,7 +371,37 @@ async def test_a_log_waits_for_its_readers(
     await rotator.close()
 
 
-async def test_a_young_run_is_kept_whole_for_who_is_about_to_attach(tmp_path: Path, writer: Writer) -> None:
+async def test_a_reader_that_was_cut_off_finds_its_place_again(
+    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "IN_FLIGHT", 0)
+    monkeypatch.setattr(rotation, "CUT_OFF_S", 0.5)
+    path = tmp_path / "log"
+    rotator = LogRotator(writer.reopen)
+    rotator.watch("c", path, Rotation(4096, 2))
+
+    async def reader() -> None:
+        with rotator.reading("c", lambda: 1):
+            await asyncio.sleep(60)
+
+    reading = asyncio.create_task(reader())
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    for turn in range(1, 5):
+        writer.write(60)
+        await until(lambda turn=turn: writer.asked == turn and path.exists())
+    assert logchain.rotated(path)[0][0] == 1
+    await until(lambda: not rotator._readers)
+    writer.write(60)
+    await until(lambda: len(logchain.rotated(path)) == 1)
+    await rotator.close()
+
+
+async def test_a_young_run_is_kept_whole_for_who_is_about_to_attach(
+    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "IN_FLIGHT", 0)
     path = tmp_path / "log"
     rotator = LogRotator(writer.reopen)
     rotator.watch("c", path, Rotation(4096, 2))

@@ -95,7 +95,7 @@ def _next(logs: list[_Source[K]], heap: list[tuple[int, int]]) -> list[Line]:
     log = logs[number]
     until = heap[0][0] if heap else None
     _, arrived = log.waiting[0]
-    lines = []
+    lines: list[Line] = []
     while log.waiting:
         line, at = log.waiting[0]
         if lines and (at != arrived or (until is not None and line.time_ns > until)):

@@ -33,8 +33,12 @@ _LOST_SIGNAL_S = 1.0
 _FREE_BYTES, _FREE_FILES = 1 << 20, 16
 UNREAD_MOST = 1 << 30
 """What readers may lag behind: so many bytes beyond its size a log is kept for them."""
+IN_FLIGHT = 32 << 20
+"""What may be on its way to a reader, who comes back without it when the link is cut."""
+CUT_OFF_S = 60.0
+"""For so long files stay for a reader who was cut off: it is about to come back with a cursor."""
 YOUNG_S = 5.0
-"""For so long a run that nobody reads yet is kept whole, within the same limit: who started it may be about to attach."""
+"""For so long a run that nobody reads yet is kept whole, within the same limit: who made it may be about to attach."""
 
 
 class Rotation(Struct, frozen=True):
@@ -88,17 +92,30 @@ class LogRotator:
 
     @contextlib.contextmanager
     def reading(self, container_id: str, sequence: Callable[[], int]) -> Iterator[None]:
-        """Someone reads, who needs the files from number `sequence()` on: they stay, up to UNREAD_MOST."""
-        readers = self._readers.setdefault(container_id, [])
-        readers.append(sequence)
+        """Someone reads, who needs the files from number `sequence()` on: they stay, up to UNREAD_MOST; also for a
+        while when the block is left by an exception, which means that the reader was cut off."""
+        self._readers.setdefault(container_id, []).append(sequence)
         if container_id in self._watched:
             self._watched[container_id].young_until = 0.0
         try:
             yield
+        except BaseException:
+            last = sequence()
+
+            def comes_back() -> int:
+                return last
+
+            self._readers[container_id].append(comes_back)
+            asyncio.get_running_loop().call_later(CUT_OFF_S, self._gone, container_id, comes_back)
+            raise
         finally:
-            readers.remove(sequence)
-            if not readers and self._readers.get(container_id) is readers:
-                del self._readers[container_id]
+            self._gone(container_id, sequence)
+
+    def _gone(self, container_id: str, sequence: Callable[[], int]) -> None:
+        readers = self._readers[container_id]
+        readers.remove(sequence)
+        if not readers:
+            del self._readers[container_id]
 
     async def close(self) -> None:
         """Look no more. Another daemon goes on."""
@@ -187,7 +204,8 @@ class LogRotator:
 
     def _needed(self, container_id: str, watched: _Watched, number: int) -> bool:
         young = time.monotonic() < watched.young_until
-        if not young and all(sequence() > number for sequence in self._readers.get(container_id, ())):
+        slack = IN_FLIGHT // watched.rotation.max_bytes + 1 if IN_FLIGHT else 0
+        if not young and all(sequence() - slack > number for sequence in self._readers.get(container_id, ())):
             return False
         most = UNREAD_MOST + watched.rotation.max_bytes * watched.rotation.max_files
         return sum(_size(path) for _, path in logchain.rotated(watched.path)) < most
