@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from shoalctl.commands.grouping import NounGroup, noun_app
 
 _SAME = (
@@ -13,8 +16,8 @@ _SAME = (
 class ContainerGroup(NounGroup):
     """Docker's names."""
 
-    verbs = {**{name: name for name in _SAME}, "ls": "ps"}
-    aliases = {"list": "ps", "ps": "ps", "remove": "rm"}
+    verbs: ClassVar[Mapping[str, str]] = {**{name: name for name in _SAME}, "ls": "ps"}
+    aliases: ClassVar[Mapping[str, str]] = {"list": "ps", "ps": "ps", "remove": "rm"}
 
 
 app = noun_app("Manage containers.", ContainerGroup)
