@@ -43,6 +43,7 @@ from shoald.engine.files import FileCases
 from shoald.engine.images import ImageCases
 from shoald.engine.insight import InsightCases
 from shoald.engine.logs import OutputCases
+from shoald.engine.networks import NetworkCases
 from shoald.engine.operations import Operations
 from shoald.engine.ports import Engine
 from shoald.engine.stats import StatsCases
@@ -233,6 +234,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             copying=copying,
             volumes=VolumeCases(md, volumes, events.publish),
             files=FileCases(files, vault, supervisor, md.containers.find),
+            networks=NetworkCases(md, network, launcher, supervisor.locks, events.publish),
             system=system,
             events=events,
             operations=operations,

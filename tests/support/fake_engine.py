@@ -34,14 +34,16 @@ from shoald.engine.ports import (
 from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.change import ContainerChange
-from shoald.model.container import Container, ContainerSpec, ContainerState, Process, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, Membership, Process, PullPolicy
 from shoald.model.event import Event
 from shoald.model.file import TreeEntry
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.insight import Change, ChangeKind, ProcessTable, StatsSample
 from shoald.model.metrics import EngineMetrics
+from shoald.model.network import Member, Network, NetworkRequest
 from shoald.model.path import PathStat
 from shoald.model.snapshot import Volume
+from shoald.network.ports import Endpoint
 from shoald.oci.config import parse_config
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -82,6 +84,20 @@ CONTAINER = Container(
 
 
 PATH_STAT = PathStat("passwd", 12, 0o100644, 1_500_000_001, "", 0, 0)
+
+
+BRIDGE = Network("bridge", "bridge", NOW, "shoal0", ("10.209.0.0/20",), ("10.209.0.1",))
+NETWORK = Network(
+    "d" * 64,
+    "net",
+    NOW,
+    "shoal0-dddddddd",
+    ("10.209.128.0/24", "fd00::/64"),
+    ("10.209.128.1", "fd00::1"),
+    internal=True,
+    labels={"tier": "db"},
+    options={"mtu": "1400"},
+)
 
 
 class FakeAttachSession:
@@ -160,6 +176,45 @@ class FakeVolumes:
         self._engine._called("import_volume", name)
         async for chunk in chunks:
             self._engine.context += chunk
+
+
+class FakeNetworks:
+    """The engine's networks: `bridge` and `net`, where CONTAINER is."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    def list(self, labels: tuple[tuple[str, str], ...] = (), name: str = "") -> Sequence[Network]:
+        self._engine._called("list_networks", labels, name)
+        return [BRIDGE, NETWORK]
+
+    def inspect(self, name: str) -> tuple[Network, Sequence[Member]]:
+        self._engine._called("inspect_network", name)
+        return NETWORK, [Member(CONTAINER, Membership(NETWORK.id), "10.209.128.2", "fd00::2", "02:42:0a:d1:80:02")]
+
+    def names(self) -> Mapping[str, Sequence[str]]:
+        return {CONTAINER.id: ["net"]}
+
+    def endpoints(self, container_id: str) -> Sequence[tuple[Endpoint, Membership]]:
+        endpoint = Endpoint("10.209.128.2", 24, "10.209.128.1", "02:42:0a:d1:80:02", network="net")
+        return [(endpoint, Membership(NETWORK.id, aliases=("db",)))]
+
+    async def create(self, request_id: str, request: NetworkRequest) -> tuple[Network, Sequence[str]]:
+        self._engine._called("create_network", request_id, request)
+        return NETWORK, ["a warning"]
+
+    async def remove(self, name: str) -> None:
+        self._engine._called("remove_network", name)
+
+    async def prune(self, labels: tuple[tuple[str, str], ...] = ()) -> Sequence[str]:
+        self._engine._called("prune_networks", labels)
+        return ["net"]
+
+    async def connect(self, container: str, membership: Membership) -> None:
+        self._engine._called("connect", container, membership)
+
+    async def disconnect(self, container: str, network: str, force: bool) -> None:
+        self._engine._called("disconnect", container, network, force)
 
 
 class FakeControl:
@@ -514,6 +569,10 @@ class FakeEngine:
     @property
     def files(self) -> FakeFiles:
         return FakeFiles(self)
+
+    @property
+    def networks(self) -> FakeNetworks:
+        return FakeNetworks(self)
 
     # System
     async def info(self) -> HostInfo:

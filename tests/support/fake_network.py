@@ -107,9 +107,9 @@ class FakeNetwork:
         """See NetworkDriver.endpoints."""
         return [self._endpoints[container_id]] if container_id in self._endpoints else []
 
-    def membership(self, spec: ContainerSpec) -> Membership | None:
-        """See NetworkDriver.membership: all are in the default network."""
-        return Membership("bridge") if spec.network == "bridge" else None
+    def memberships(self, spec: ContainerSpec) -> Sequence[Membership]:
+        """See NetworkDriver.memberships: all are in the default network."""
+        return [Membership("bridge")] if spec.network == "bridge" else []
 
     async def attach(self, container_id: str, pid: int, membership: Membership) -> None:
         """There is no other network."""

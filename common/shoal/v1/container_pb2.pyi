@@ -699,6 +699,7 @@ class ContainerSpec(_message.Message):
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
     PUBLISH_ALL_PORTS_FIELD_NUMBER: _builtins.int
     EXPOSED_PORTS_FIELD_NUMBER: _builtins.int
+    MORE_NETWORKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: the daemon makes one. [a-zA-Z0-9][a-zA-Z0-9_.-]*"""
     image: _builtins.str
@@ -827,6 +828,10 @@ class ContainerSpec(_message.Message):
 
     @_builtins.property
     def exposed_ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def more_networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkMembership]:
+        """More networks to join, in this order, after `network`, which must be a bridge network then."""
+
     def __init__(
         self,
         *,
@@ -884,14 +889,49 @@ class ContainerSpec(_message.Message):
         oom_score_adj: _builtins.int = ...,
         publish_all_ports: _builtins.bool = ...,
         exposed_ports: _abc.Iterable[_builtins.str] | None = ...,
+        more_networks: _abc.Iterable[Global___NetworkMembership] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check", "log", b"log", "platform", b"platform", "resources", b"resources", "restart_policy", b"restart_policy", "stop_timeout", b"stop_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "auto_remove", b"auto_remove", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "cdi_devices", b"cdi_devices", "cgroupns_mode", b"cgroupns_mode", "command", b"command", "device_cgroup_rules", b"device_cgroup_rules", "devices", b"devices", "dns", b"dns", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "exposed_ports", b"exposed_ports", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "health_check", b"health_check", "hostname", b"hostname", "image", b"image", "init", b"init", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "ipc_mode", b"ipc_mode", "labels", b"labels", "log", b"log", "mac_address", b"mac_address", "mounts", b"mounts", "name", b"name", "network", b"network", "network_aliases", b"network_aliases", "oom_score_adj", b"oom_score_adj", "pid_mode", b"pid_mode", "platform", b"platform", "ports", b"ports", "privileged", b"privileged", "publish_all_ports", b"publish_all_ports", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "security_options", b"security_options", "shm_size_bytes", b"shm_size_bytes", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns", b"userns", "uts_mode", b"uts_mode", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "auto_remove", b"auto_remove", "cap_add", b"cap_add", "cap_drop", b"cap_drop", "cdi_devices", b"cdi_devices", "cgroupns_mode", b"cgroupns_mode", "command", b"command", "device_cgroup_rules", b"device_cgroup_rules", "devices", b"devices", "dns", b"dns", "dns_options", b"dns_options", "dns_search", b"dns_search", "domainname", b"domainname", "entrypoint", b"entrypoint", "entrypoint_set", b"entrypoint_set", "env", b"env", "exposed_ports", b"exposed_ports", "extra_hosts", b"extra_hosts", "group_add", b"group_add", "health_check", b"health_check", "hostname", b"hostname", "image", b"image", "init", b"init", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "ipc_mode", b"ipc_mode", "labels", b"labels", "log", b"log", "mac_address", b"mac_address", "more_networks", b"more_networks", "mounts", b"mounts", "name", b"name", "network", b"network", "network_aliases", b"network_aliases", "oom_score_adj", b"oom_score_adj", "pid_mode", b"pid_mode", "platform", b"platform", "ports", b"ports", "privileged", b"privileged", "publish_all_ports", b"publish_all_ports", "read_only", b"read_only", "resources", b"resources", "restart_policy", b"restart_policy", "security_options", b"security_options", "shm_size_bytes", b"shm_size_bytes", "stdin_open", b"stdin_open", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns", b"userns", "uts_mode", b"uts_mode", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContainerSpec: _TypeAlias = ContainerSpec  # noqa: Y015
+
+@_typing.final
+class NetworkMembership(_message.Message):
+    """A place in a network; empty addresses are chosen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    IP_ADDRESS_FIELD_NUMBER: _builtins.int
+    IP6_ADDRESS_FIELD_NUMBER: _builtins.int
+    MAC_ADDRESS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    ip_address: _builtins.str
+    ip6_address: _builtins.str
+    mac_address: _builtins.str
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        ip_address: _builtins.str = ...,
+        ip6_address: _builtins.str = ...,
+        mac_address: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "ip6_address", b"ip6_address", "ip_address", b"ip_address", "mac_address", b"mac_address", "network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkMembership: _TypeAlias = NetworkMembership  # noqa: Y015
 
 @_typing.final
 class ContainerServiceRunRequest(_message.Message):

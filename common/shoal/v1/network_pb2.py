@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from shoal.v1 import types_pb2 as shoal_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16shoal/v1/network.proto\x12\x08shoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14shoal/v1/types.proto\"\xf5\x02\n\x07Network\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0f\n\x07subnets\x18\x05 \x03(\t\x12\x10\n\x08gateways\x18\x06 \x03(\t\x12\x10\n\x08internal\x18\x07 \x01(\x08\x12\x0c\n\x04ipv6\x18\x08 \x01(\x08\x12-\n\x06labels\x18\t \x03(\x0b\x32\x1d.shoal.v1.Network.LabelsEntry\x12/\n\x07options\x18\n \x03(\x0b\x32\x1e.shoal.v1.Network.OptionsEntry\x12\x0e\n\x06\x62ridge\x18\x0b \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfb\x02\n\x1bNetworkServiceCreateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07subnets\x18\x03 \x03(\t\x12\x10\n\x08gateways\x18\x04 \x03(\t\x12\x10\n\x08ip_range\x18\x05 \x01(\t\x12\x10\n\x08internal\x18\x06 \x01(\x08\x12\x0c\n\x04ipv6\x18\x07 \x01(\x08\x12\x41\n\x06labels\x18\x08 \x03(\x0b\x32\x31.shoal.v1.NetworkServiceCreateRequest.LabelsEntry\x12\x43\n\x07options\x18\t \x03(\x0b\x32\x32.shoal.v1.NetworkServiceCreateRequest.OptionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x1cNetworkServiceCreateResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\"R\n\x19NetworkServiceListRequest\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\x12\x0c\n\x04name\x18\x02 \x01(\t\"@\n\x1aNetworkServiceListResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\",\n\x1cNetworkServiceInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xfa\x01\n\x1dNetworkServiceInspectResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\x12?\n\x07members\x18\x02 \x03(\x0b\x32..shoal.v1.NetworkServiceInspectResponse.Member\x1at\n\x06Member\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bip6_address\x18\x04 \x01(\t\x12\x13\n\x0bmac_address\x18\x05 \x01(\t\"+\n\x1bNetworkServiceRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x1cNetworkServiceRemoveResponse\"E\n\x1aNetworkServicePruneRequest\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\",\n\x1bNetworkServicePruneResponse\x12\r\n\x05names\x18\x01 \x03(\t\"|\n\x1cNetworkServiceConnectRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bip6_address\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"\x1f\n\x1dNetworkServiceConnectResponse\"T\n\x1fNetworkServiceDisconnectRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\"\n NetworkServiceDisconnectResponse2\x8a\x05\n\x0eNetworkService\x12W\n\x06\x43reate\x12%.shoal.v1.NetworkServiceCreateRequest\x1a&.shoal.v1.NetworkServiceCreateResponse\x12S\n\x04List\x12#.shoal.v1.NetworkServiceListRequest\x1a$.shoal.v1.NetworkServiceListResponse0\x01\x12Z\n\x07Inspect\x12&.shoal.v1.NetworkServiceInspectRequest\x1a\'.shoal.v1.NetworkServiceInspectResponse\x12W\n\x06Remove\x12%.shoal.v1.NetworkServiceRemoveRequest\x1a&.shoal.v1.NetworkServiceRemoveResponse\x12T\n\x05Prune\x12$.shoal.v1.NetworkServicePruneRequest\x1a%.shoal.v1.NetworkServicePruneResponse\x12Z\n\x07\x43onnect\x12&.shoal.v1.NetworkServiceConnectRequest\x1a\'.shoal.v1.NetworkServiceConnectResponse\x12\x63\n\nDisconnect\x12).shoal.v1.NetworkServiceDisconnectRequest\x1a*.shoal.v1.NetworkServiceDisconnectResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16shoal/v1/network.proto\x12\x08shoal.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14shoal/v1/types.proto\"\xf5\x02\n\x07Network\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0f\n\x07subnets\x18\x05 \x03(\t\x12\x10\n\x08gateways\x18\x06 \x03(\t\x12\x10\n\x08internal\x18\x07 \x01(\x08\x12\x0c\n\x04ipv6\x18\x08 \x01(\x08\x12-\n\x06labels\x18\t \x03(\x0b\x32\x1d.shoal.v1.Network.LabelsEntry\x12/\n\x07options\x18\n \x03(\x0b\x32\x1e.shoal.v1.Network.OptionsEntry\x12\x0e\n\x06\x62ridge\x18\x0b \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfb\x02\n\x1bNetworkServiceCreateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07subnets\x18\x03 \x03(\t\x12\x10\n\x08gateways\x18\x04 \x03(\t\x12\x10\n\x08ip_range\x18\x05 \x01(\t\x12\x10\n\x08internal\x18\x06 \x01(\x08\x12\x0c\n\x04ipv6\x18\x07 \x01(\x08\x12\x41\n\x06labels\x18\x08 \x03(\x0b\x32\x31.shoal.v1.NetworkServiceCreateRequest.LabelsEntry\x12\x43\n\x07options\x18\t \x03(\x0b\x32\x32.shoal.v1.NetworkServiceCreateRequest.OptionsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"T\n\x1cNetworkServiceCreateResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\x12\x10\n\x08warnings\x18\x02 \x03(\t\"R\n\x19NetworkServiceListRequest\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\x12\x0c\n\x04name\x18\x02 \x01(\t\"@\n\x1aNetworkServiceListResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\",\n\x1cNetworkServiceInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xfa\x01\n\x1dNetworkServiceInspectResponse\x12\"\n\x07network\x18\x01 \x01(\x0b\x32\x11.shoal.v1.Network\x12?\n\x07members\x18\x02 \x03(\x0b\x32..shoal.v1.NetworkServiceInspectResponse.Member\x1at\n\x06Member\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bip6_address\x18\x04 \x01(\t\x12\x13\n\x0bmac_address\x18\x05 \x01(\t\"+\n\x1bNetworkServiceRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x1cNetworkServiceRemoveResponse\"E\n\x1aNetworkServicePruneRequest\x12\'\n\x06labels\x18\x01 \x03(\x0b\x32\x17.shoal.v1.LabelSelector\",\n\x1bNetworkServicePruneResponse\x12\r\n\x05names\x18\x01 \x03(\t\"|\n\x1cNetworkServiceConnectRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bip6_address\x18\x04 \x01(\t\x12\x0f\n\x07\x61liases\x18\x05 \x03(\t\"\x1f\n\x1dNetworkServiceConnectResponse\"T\n\x1fNetworkServiceDisconnectRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x11\n\tcontainer\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\"\n NetworkServiceDisconnectResponse2\x8a\x05\n\x0eNetworkService\x12W\n\x06\x43reate\x12%.shoal.v1.NetworkServiceCreateRequest\x1a&.shoal.v1.NetworkServiceCreateResponse\x12S\n\x04List\x12#.shoal.v1.NetworkServiceListRequest\x1a$.shoal.v1.NetworkServiceListResponse0\x01\x12Z\n\x07Inspect\x12&.shoal.v1.NetworkServiceInspectRequest\x1a\'.shoal.v1.NetworkServiceInspectResponse\x12W\n\x06Remove\x12%.shoal.v1.NetworkServiceRemoveRequest\x1a&.shoal.v1.NetworkServiceRemoveResponse\x12T\n\x05Prune\x12$.shoal.v1.NetworkServicePruneRequest\x1a%.shoal.v1.NetworkServicePruneResponse\x12Z\n\x07\x43onnect\x12&.shoal.v1.NetworkServiceConnectRequest\x1a\'.shoal.v1.NetworkServiceConnectResponse\x12\x63\n\nDisconnect\x12).shoal.v1.NetworkServiceDisconnectRequest\x1a*.shoal.v1.NetworkServiceDisconnectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,33 +54,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORKSERVICECREATEREQUEST_OPTIONSENTRY']._serialized_start=419
   _globals['_NETWORKSERVICECREATEREQUEST_OPTIONSENTRY']._serialized_end=465
   _globals['_NETWORKSERVICECREATERESPONSE']._serialized_start=849
-  _globals['_NETWORKSERVICECREATERESPONSE']._serialized_end=915
-  _globals['_NETWORKSERVICELISTREQUEST']._serialized_start=917
-  _globals['_NETWORKSERVICELISTREQUEST']._serialized_end=999
-  _globals['_NETWORKSERVICELISTRESPONSE']._serialized_start=1001
-  _globals['_NETWORKSERVICELISTRESPONSE']._serialized_end=1065
-  _globals['_NETWORKSERVICEINSPECTREQUEST']._serialized_start=1067
-  _globals['_NETWORKSERVICEINSPECTREQUEST']._serialized_end=1111
-  _globals['_NETWORKSERVICEINSPECTRESPONSE']._serialized_start=1114
-  _globals['_NETWORKSERVICEINSPECTRESPONSE']._serialized_end=1364
-  _globals['_NETWORKSERVICEINSPECTRESPONSE_MEMBER']._serialized_start=1248
-  _globals['_NETWORKSERVICEINSPECTRESPONSE_MEMBER']._serialized_end=1364
-  _globals['_NETWORKSERVICEREMOVEREQUEST']._serialized_start=1366
-  _globals['_NETWORKSERVICEREMOVEREQUEST']._serialized_end=1409
-  _globals['_NETWORKSERVICEREMOVERESPONSE']._serialized_start=1411
-  _globals['_NETWORKSERVICEREMOVERESPONSE']._serialized_end=1441
-  _globals['_NETWORKSERVICEPRUNEREQUEST']._serialized_start=1443
-  _globals['_NETWORKSERVICEPRUNEREQUEST']._serialized_end=1512
-  _globals['_NETWORKSERVICEPRUNERESPONSE']._serialized_start=1514
-  _globals['_NETWORKSERVICEPRUNERESPONSE']._serialized_end=1558
-  _globals['_NETWORKSERVICECONNECTREQUEST']._serialized_start=1560
-  _globals['_NETWORKSERVICECONNECTREQUEST']._serialized_end=1684
-  _globals['_NETWORKSERVICECONNECTRESPONSE']._serialized_start=1686
-  _globals['_NETWORKSERVICECONNECTRESPONSE']._serialized_end=1717
-  _globals['_NETWORKSERVICEDISCONNECTREQUEST']._serialized_start=1719
-  _globals['_NETWORKSERVICEDISCONNECTREQUEST']._serialized_end=1803
-  _globals['_NETWORKSERVICEDISCONNECTRESPONSE']._serialized_start=1805
-  _globals['_NETWORKSERVICEDISCONNECTRESPONSE']._serialized_end=1839
-  _globals['_NETWORKSERVICE']._serialized_start=1842
-  _globals['_NETWORKSERVICE']._serialized_end=2492
+  _globals['_NETWORKSERVICECREATERESPONSE']._serialized_end=933
+  _globals['_NETWORKSERVICELISTREQUEST']._serialized_start=935
+  _globals['_NETWORKSERVICELISTREQUEST']._serialized_end=1017
+  _globals['_NETWORKSERVICELISTRESPONSE']._serialized_start=1019
+  _globals['_NETWORKSERVICELISTRESPONSE']._serialized_end=1083
+  _globals['_NETWORKSERVICEINSPECTREQUEST']._serialized_start=1085
+  _globals['_NETWORKSERVICEINSPECTREQUEST']._serialized_end=1129
+  _globals['_NETWORKSERVICEINSPECTRESPONSE']._serialized_start=1132
+  _globals['_NETWORKSERVICEINSPECTRESPONSE']._serialized_end=1382
+  _globals['_NETWORKSERVICEINSPECTRESPONSE_MEMBER']._serialized_start=1266
+  _globals['_NETWORKSERVICEINSPECTRESPONSE_MEMBER']._serialized_end=1382
+  _globals['_NETWORKSERVICEREMOVEREQUEST']._serialized_start=1384
+  _globals['_NETWORKSERVICEREMOVEREQUEST']._serialized_end=1427
+  _globals['_NETWORKSERVICEREMOVERESPONSE']._serialized_start=1429
+  _globals['_NETWORKSERVICEREMOVERESPONSE']._serialized_end=1459
+  _globals['_NETWORKSERVICEPRUNEREQUEST']._serialized_start=1461
+  _globals['_NETWORKSERVICEPRUNEREQUEST']._serialized_end=1530
+  _globals['_NETWORKSERVICEPRUNERESPONSE']._serialized_start=1532
+  _globals['_NETWORKSERVICEPRUNERESPONSE']._serialized_end=1576
+  _globals['_NETWORKSERVICECONNECTREQUEST']._serialized_start=1578
+  _globals['_NETWORKSERVICECONNECTREQUEST']._serialized_end=1702
+  _globals['_NETWORKSERVICECONNECTRESPONSE']._serialized_start=1704
+  _globals['_NETWORKSERVICECONNECTRESPONSE']._serialized_end=1735
+  _globals['_NETWORKSERVICEDISCONNECTREQUEST']._serialized_start=1737
+  _globals['_NETWORKSERVICEDISCONNECTREQUEST']._serialized_end=1821
+  _globals['_NETWORKSERVICEDISCONNECTRESPONSE']._serialized_start=1823
+  _globals['_NETWORKSERVICEDISCONNECTRESPONSE']._serialized_end=1857
+  _globals['_NETWORKSERVICE']._serialized_start=1860
+  _globals['_NETWORKSERVICE']._serialized_end=2510
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,7 @@ from shoald.api.codec_container import (
     log_query_of,
     pull_policy_of,
 )
+from shoald.api.codec_network import endpoint_states
 from shoald.api.control import ControlMethods
 from shoald.api.copying import CopyMethods
 from shoald.api.exec import ExecMethods
@@ -77,16 +78,21 @@ class ContainerService(ControlMethods, InsightMethods, CopyMethods, ExecMethods)
 
     async def List(self, request: pb.ContainerServiceListRequest, context: Context) -> None:  # type: ignore[override]
         found = await self._engine.list_containers(filter_of(request))
+        names = self._engine.networks.names()
         sizes = await self._engine.control.sizes([each.id for each in found]) if request.sizes else {}
         for each in found:
             message = container(each)
             message.size_bytes = sizes.get(each.id, 0)
+            message.networks.extend(names.get(each.id, ()))
             await context.write(pb.ContainerServiceListResponse(container=message))
 
     async def Inspect(
         self, request: pb.ContainerServiceInspectRequest, context: Context
     ) -> pb.ContainerServiceInspectResponse:
-        return details(await self._engine.inspect_container(required("name", request.name)))
+        found = await self._engine.inspect_container(required("name", request.name))
+        message = details(found)
+        message.networks.extend(endpoint_states(self._engine.networks.endpoints(found.container.id)))
+        return message
 
     async def Logs(self, request: pb.ContainerServiceLogsRequest, context: Context) -> None:  # type: ignore[override]
         batches = self._engine.logs(required("name", request.name), log_query_of(request))

@@ -16,6 +16,8 @@ from shoal.v1 import (
     file_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
+    network_pb2,
+    network_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
     volume_pb2,
@@ -27,6 +29,7 @@ from shoald.api.files import FileService
 from shoald.api.gate import Gate, Observer
 from shoald.api.images import ImageService
 from shoald.api.listeners import check_address, private_socket
+from shoald.api.networks import NetworkService
 from shoald.api.standard import Health, add_reflection
 from shoald.api.system import SystemService
 from shoald.api.tls import Certificates
@@ -42,6 +45,7 @@ SERVICES = tuple(
         (container_pb2.DESCRIPTOR, "ContainerService"),
         (volume_pb2.DESCRIPTOR, "VolumeService"),
         (file_pb2.DESCRIPTOR, "FileService"),
+        (network_pb2.DESCRIPTOR, "NetworkService"),
         (system_pb2.DESCRIPTOR, "SystemService"),
     )
 )
@@ -67,6 +71,7 @@ class ApiServer:
         container_pb2_grpc.add_ContainerServiceServicer_to_server(ContainerService(engine), self._server)
         file_pb2_grpc.add_FileServiceServicer_to_server(FileService(engine), self._server)
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(VolumeService(engine), self._server)
+        network_pb2_grpc.add_NetworkServiceServicer_to_server(NetworkService(engine), self._server)
         system_pb2_grpc.add_SystemServiceServicer_to_server(SystemService(engine), self._server)
         self._health = Health(self._server, SERVICES)
         add_reflection(self._server, SERVICES)

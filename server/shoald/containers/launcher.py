@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
 from shoald.containers.equipment import equipment, place_nodes
-from shoald.containers.etc import EtcFiles, shared_etc, write_etc
+from shoald.containers.etc import EtcFiles, rewrite_etc, shared_etc, write_etc
 from shoald.containers.logging import journal_tag, rotation_of
 from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Placed, Places
@@ -198,6 +198,14 @@ class Launcher:
         await self._runtime.start(container.id)
         address = endpoint.ip_address if endpoint else ""
         return Launched(created.pid, created.pid_start_time, address, ports)
+
+    async def refresh_etc(self, container: Container) -> None:
+        """Tell a running container of its networks as they are now. For one that shares another's files nothing is
+        done."""
+        endpoints = self.network.endpoints(container.id)
+        resolv_conf = self.network.resolv_conf(endpoints)
+        path = self.state_path(container.id)
+        await in_thread(lambda: rewrite_etc(path, container, endpoints, resolv_conf))
 
     def _place_nodes(self, container: Container, asked: Equipment, directory: Path) -> Sequence[str]:
         if asked.nodes and container.userns_base:

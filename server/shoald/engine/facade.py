@@ -13,6 +13,7 @@ from shoald.engine.events import EventLog
 from shoald.engine.exec import ExecAttachment, ExecCases
 from shoald.engine.images import ImageCases
 from shoald.engine.logs import OutputCases
+from shoald.engine.network_ports import NetworkUses
 from shoald.engine.operations import Operations
 from shoald.engine.ports import (
     AttachSession,
@@ -54,6 +55,7 @@ class LocalEngine:
         copying: CopyCases,
         volumes: VolumeUses,
         files: FileUses,
+        networks: NetworkUses,
         system: SystemCases,
         events: EventLog,
         operations: Operations,
@@ -68,6 +70,7 @@ class LocalEngine:
         self._copying = copying
         self._volumes = volumes
         self._files = files
+        self._networks = networks
         self._system = system
         self._events = events
         self._operations = operations
@@ -229,6 +232,12 @@ class LocalEngine:
     def files(self) -> FileUses:
         """See Engine.files."""
         return self._files
+
+    # Networks
+    @property
+    def networks(self) -> NetworkUses:
+        """See Engine.networks."""
+        return self._networks
 
     # System
     async def info(self) -> HostInfo:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from shoal.platform import Platform
 from shoald.engine.control_ports import ControlUses, InsightUses
+from shoald.engine.network_ports import NetworkUses
 from shoald.engine.volume_ports import FileUses, VolumeUses
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
@@ -318,6 +319,11 @@ class Engine(Protocol):
     @property
     def files(self) -> FileUses:
         """What can be done with files of clients."""
+
+    # Networks
+    @property
+    def networks(self) -> NetworkUses:
+        """What can be done with networks."""
 
     # System
     async def info(self) -> HostInfo:

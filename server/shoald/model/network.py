@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct, field
 
 from shoald.model.container import Container
+from shoald.model.container import Membership as Membership
 
 DEFAULT = "bridge"
 """Id and name of the network of containers that name none. It has no row: it is what the configuration says."""
@@ -91,17 +92,6 @@ class NetworkRequest(Struct, frozen=True):
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-class Membership(Struct, frozen=True):
-    """A container's place in a network, whether it runs or not; addresses only where they were asked for."""
-
-    network: str
-    """Id of the network."""
-    ip_address: str = ""
-    ip6_address: str = ""
-    mac_address: str = ""
-    aliases: tuple[str, ...] = ()
-
-
 class Member(Struct, frozen=True):
     """A container that names a network, and its addresses there while it runs."""
 
@@ -110,3 +100,8 @@ class Member(Struct, frozen=True):
     ip_address: str = ""
     ip6_address: str = ""
     mac_address: str = ""
+
+
+def abstract_network(name: str) -> Network:
+    """ "host" or "none", as lists show it."""
+    return Network(id=name, name=name, created_at=datetime.fromtimestamp(0, UTC), bridge="", subnets=(), gateways=())

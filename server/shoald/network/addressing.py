@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal.errors import AlreadyExists, InvalidArgument, ResourceExhausted
-from shoald.model.network import Address, Membership, Network, NetworkRequest, Subnet
+from shoald.model.container import ContainerSpec
+from shoald.model.network import ABSTRACT, Address, Membership, Network, NetworkRequest, Subnet
 
 RESERVED = ("bridge", "host", "none", "default")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _ALIAS = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?")
+_MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
 _INTERFACE = 15
 _DIGITS = 6
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -207,6 +209,21 @@ def is_bridge_name(default: str, name: str) -> bool:
     return name.startswith(prefix) and len(name) == _INTERFACE and not set(digits) - set("0123456789abcdef")
 
 
+def asked_memberships(spec: ContainerSpec) -> Sequence[Membership]:
+    """The networks that a request names. Raises InvalidArgument (CONFLICTING_OPTIONS)."""
+    if spec.network in ABSTRACT or spec.network.startswith("container:"):
+        if spec.more_networks or spec.network_aliases:
+            raise InvalidArgument(
+                f"a container with the network {spec.network} can't be in other networks, or have aliases",
+                reason="CONFLICTING_OPTIONS",
+            )
+        return ()
+    if any(each.network in ABSTRACT or ":" in each.network for each in spec.more_networks):
+        raise InvalidArgument("host and none can't be combined with other networks", reason="CONFLICTING_OPTIONS")
+    first = Membership(spec.network, spec.ip_address, spec.ip6_address, spec.mac_address, spec.network_aliases)
+    return (first, *spec.more_networks)
+
+
 def check_membership(network: Network, membership: Membership) -> None:
     """Raises InvalidArgument (INVALID_IP_ADDRESS, INVALID_ALIAS, CONFLICTING_OPTIONS)."""
     for text, subnet, gateway in (
@@ -238,5 +255,5 @@ def check_membership(network: Network, membership: Membership) -> None:
 
 def check_mac(text: str) -> None:
     """Raises InvalidArgument (INVALID_MAC_ADDRESS) for one that no single machine can have."""
-    if text and int(text[:2], 16) & 1:
-        raise InvalidArgument(f"{text} is a multicast MAC address", reason="INVALID_MAC_ADDRESS")
+    if text and (not _MAC.fullmatch(text) or int(text[:2], 16) & 1):
+        raise InvalidArgument(f"{text[:40]!r} is no MAC address of a machine", reason="INVALID_MAC_ADDRESS")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from shoal.errors import FailedPrecondition, NotFound, ShoalError
+from msgspec.structs import replace
+
+from shoal.errors import FailedPrecondition, InvalidArgument, NotFound, ShoalError
 from shoald.host.blocking import in_thread, to_end
 from shoald.metadata.store import Metadata
 from shoald.model.container import ContainerSpec, PortMapping
-from shoald.model.network import ABSTRACT, DEFAULT, Membership, Network
+from shoald.model.network import DEFAULT, Membership, Network
 from shoald.network import conntrack, wiring
-from shoald.network.addressing import check_membership
+from shoald.network.addressing import asked_memberships, check_membership
 from shoald.network.dns import NameServer
 from shoald.network.networks import Networks, NetworkSettings
 from shoald.network.ports import Endpoint
@@ -110,16 +112,19 @@ class BridgeNetwork:
 
     # --- networks ---------------------------------------------------------------------------------------------------
 
-    def membership(self, spec: ContainerSpec) -> Membership | None:
-        """See NetworkDriver.membership."""
-        if spec.network in ABSTRACT or spec.network.startswith("container:"):
-            return None
-        network = self.networks.find(spec.network)
-        found = Membership(network.id, spec.ip_address, spec.ip6_address, spec.mac_address, spec.network_aliases)
-        check_membership(network, found)
-        if not network.ipv6 and any(":" in port.host_ip for port in spec.ports):
+    def memberships(self, spec: ContainerSpec) -> Sequence[Membership]:
+        """See NetworkDriver.memberships."""
+        found: dict[str, Membership] = {}
+        for asked in asked_memberships(spec):
+            network = self.networks.find(asked.network)
+            if network.id in found:
+                raise InvalidArgument(f"network {network.name} is named twice", reason="CONFLICTING_OPTIONS")
+            found[network.id] = replace(asked, network=network.id)
+            check_membership(network, found[network.id])
+        ipv6 = any(self.networks.require(id_).ipv6 for id_ in found)
+        if found and not ipv6 and any(":" in port.host_ip for port in spec.ports):
             raise _no_ipv6()
-        return found
+        return list(found.values())
 
     async def create(self, network: Network) -> None:
         """Make a network that is planned: row, bridge, rules. On failure nothing is left."""

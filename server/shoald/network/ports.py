@@ -78,6 +78,7 @@ class NetworkDriver(Protocol):
     def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
         """What /etc/resolv.conf of a container with these endpoints should hold (no loopback servers)."""
 
-    def membership(self, spec: ContainerSpec) -> Membership | None:
-        """What a request means here; None: no network of ours (host, none, container:...). Raises NotFound
-        (NETWORK_NOT_FOUND), InvalidArgument, FailedPrecondition (IPV6_PUBLISH)."""
+    def memberships(self, spec: ContainerSpec) -> Sequence[Membership]:
+        """What a request means here, with ids of networks; none: no network of ours (host, none, container:...).
+
+        Raises NotFound (NETWORK_NOT_FOUND), InvalidArgument, FailedPrecondition (IPV6_PUBLISH)."""
