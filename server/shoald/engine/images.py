@@ -137,9 +137,13 @@ class _Counting:
         self._seen: dict[str, int] = {}
 
     def __call__(self, progress: Progress) -> None:
-        if progress.phase is ProgressPhase.DOWNLOADING:
-            self._metrics.pulled(max(0, progress.done_bytes - self._seen.get(progress.id, 0)))
-            self._seen[progress.id] = progress.done_bytes
+        # A quick download has no record between its first and that of the next phase, which says that all came. The
+        # first one tells what an earlier try had left; a layer that was there begins with another phase.
+        before = self._seen.get(progress.id)
+        if before is not None:
+            self._metrics.pulled(max(0, progress.done_bytes - before))
+        if before is not None or progress.phase is ProgressPhase.DOWNLOADING:
+            self._seen[progress.id] = max(before or 0, progress.done_bytes)
         self._emit(progress)
 
 
