@@ -21,6 +21,7 @@ from shoald.api.codec_container import (
     pull_policy_of,
 )
 from shoald.api.codec_spec import spec_of
+from shoald.api.privileges import needs_admin
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 
@@ -34,8 +35,8 @@ class ContainerService(container_pb2_grpc.ContainerServiceServicer):
     async def Run(self, request: pb.ContainerServiceRunRequest, context: Context) -> pb.ContainerServiceRunResponse:
         request_id = operation_id(request.request_id)
         spec = spec_of(request.spec)
-        if spec.userns == "host":
-            require(Role.ADMIN, "a container without a user namespace of its own (userns=host)")
+        if (asked := needs_admin(spec)) is not None:
+            require(Role.ADMIN, asked)
         made, warnings = await self._engine.run(
             request_id,
             spec,
