@@ -105,10 +105,8 @@ def _call(channel: grpc.Channel, method: str, body: bytes, **options: Any) -> tu
 
 
 def _state(lab: Lab) -> list[str]:
-    return [
-        lab.fleet.shoal(*command, "--format", "json").stdout
-        for command in (("ps", "-a"), ("images",), ("volume", "ls"))
-    ]
+    lists = (("ps", "-aq", "--no-trunc"), ("images", "-q", "--no-trunc"), ("volume", "ls", "-q"))
+    return [lab.fleet.shoal(*command).stdout for command in lists]
 
 
 @pytest.mark.parametrize("method", METHODS)
