@@ -10,6 +10,8 @@ import sys
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    # Whichever module loads gRPC first: no lines of its core on the user's terminal.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A short process that allocates and never makes garbage worth collecting: fewer passes, earlier start.
     gc.set_threshold(50_000, 50, 50)
     from shoalctl.app import run

@@ -29,6 +29,7 @@ from shoald.runtime import monitor
 from shoald.runtime.capabilities import DEFAULT_CAPABILITIES
 from shoald.runtime.conmon import ConmonRuntime
 from shoald.runtime.log import read_log
+from shoald.runtime.logchain import rotated_path
 from shoald.runtime.mounts import HostMount
 from shoald.runtime.ports import Bundle, ContainerRuntime, Exit
 from shoald.runtime.probe import OciRuntime, choose_runtime, probe_runtime, program_version
@@ -297,6 +298,10 @@ async def test_resize_needs_a_running_container(host: Host) -> None:
         await host.runtime.resize("nosuchcontainer", 24, 80)
 
 
+async def test_a_log_is_not_reopened_for_one_that_is_gone(host: Host) -> None:
+    assert not await host.runtime.reopen_log("nosuchcontainer")
+
+
 # Real containers only.
 
 
@@ -506,6 +511,26 @@ async def test_init_reaps_and_forwards(real: Host) -> None:
     assert await real.runtime.kill(container_id, signal.SIGTERM)
     assert (await real.exit(container_id)).exit_code == 5
     assert await real.output(container_id) == "up\ngot\n"
+
+
+async def test_a_log_is_opened_anew_without_losing_a_line(real: Host) -> None:
+    script = "n=0; while [ $n -lt 20000 ]; do echo $n; n=$((n+1)); done; read end"
+    container_id = await real.start(["sh", "-c", script], stdin_open=True)
+    log = real.log(container_id)
+    for number in range(1, 4):
+        await asyncio.sleep(0.02)
+        os.rename(log, rotated_path(log, number))
+        assert await real.runtime.reopen_log(container_id)
+        async with asyncio.timeout(10):
+            while not log.exists():
+                await asyncio.sleep(0.001)
+    async with asyncio.timeout(30):
+        while "19999" not in await real.output(container_id):
+            await asyncio.sleep(0.05)
+    assert (await real.output(container_id)).split() == [str(n) for n in range(20_000)]
+    await real.runtime.kill_all(container_id)
+    for number in range(1, 4):
+        rotated_path(log, number).unlink()
 
 
 async def test_terminal(real: Host) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shoal.pki import Role
-from tests.support.daemon import Daemon, Fleet, until
+from tests.support.daemon import Daemon, Fleet, running_fleet, until
 from tests.support.evil_tars import evil_tars
 
 
@@ -265,3 +265,23 @@ def test_kill_9_leaves_no_mount_and_no_half_volume(host: Fleet, busybox: str) ->
     assert len(_mounts(daemon)) == 1
     host.shoal("rm", "-f", "user")
     until(lambda: not _mounts(daemon), what="the mount ends with its last user")
+
+
+def test_flags_of_the_file_system_stay_with_runc(busybox: str) -> None:
+    with running_fleet(1, runtime={"name": "runc"}) as fleet:
+        fleet.shoal("volume", "create", "-o", "type=tmpfs", "-o", "o=noexec,nosuid,nodev", "hard")
+        (fleet.directory / "pw").write_text("abc")
+        flags = (
+            "-v",
+            "hard:/rw",
+            "-v",
+            "hard:/ro:ro",
+            "-v",
+            "./pw:/mine",
+            "--secret",
+            f"id=db,src={fleet.directory}/pw",
+        )
+        script = "cat /run/secrets/db /mine; echo; grep -c nosuid,nodev,noexec /proc/mounts; touch /rw/x; touch /ro/y"
+        done = fleet.shoal("run", "--rm", *flags, busybox, "sh", "-c", script, code=None)
+        assert done.stdout.startswith("abcabc\n"), done.stderr
+        assert "Read-only" in done.stderr

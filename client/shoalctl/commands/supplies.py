@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.errors import ShoalError
+from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.secrets import SecretFlag
 from shoalctl.fleet.localtree import HashCache, LocalTree, missing
@@ -25,13 +26,14 @@ class Supplies:
     """The files and secrets of one `run` or `create`, for any number of hosts: read and hashed once."""
 
     def __init__(self, mounts: Sequence[MountFlag], secrets: Sequence[SecretFlag]) -> None:
-        """Raises NotFound (NO_SUCH_FILE) for a path that is not here: before any host is asked."""
+        """Raises UsageFault for a path that is not here: before any host is asked."""
         self._cache = HashCache()
         self._trees: list[tuple[str, LocalTree]] = []
         for mount in mounts:
             if mount.kind == "content":
                 if not Path(mount.local).exists():
-                    raise missing(mount.local)
+                    why = missing(mount.local)
+                    raise UsageFault(why.message, hint=why.hint)
                 self._trees.append((mount.target, LocalTree(Path(mount.local), self._cache, mount.file_mode)))
         self._secrets = secrets
         self._scanned: asyncio.Task[None] | None = None

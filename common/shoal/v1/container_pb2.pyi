@@ -245,7 +245,7 @@ class Mount(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Mount._Kind.ValueType  # 0
         KIND_BIND: Mount._Kind.ValueType  # 1
-        """`source` is an absolute path on the host; it must exist."""
+        """`source` is an absolute path on the host; it must exist. Role admin: files of the host are the host."""
         KIND_VOLUME: Mount._Kind.ValueType  # 2
         """`source` is a volume's name; empty: an anonymous volume, removed with the container where Docker would."""
         KIND_TMPFS: Mount._Kind.ValueType  # 3
@@ -257,7 +257,7 @@ class Mount(_message.Message):
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Mount.Kind.ValueType  # 0
     KIND_BIND: Mount.Kind.ValueType  # 1
-    """`source` is an absolute path on the host; it must exist."""
+    """`source` is an absolute path on the host; it must exist. Role admin: files of the host are the host."""
     KIND_VOLUME: Mount.Kind.ValueType  # 2
     """`source` is a volume's name; empty: an anonymous volume, removed with the container where Docker would."""
     KIND_TMPFS: Mount.Kind.ValueType  # 3
@@ -714,7 +714,7 @@ class ContainerSpec(_message.Message):
     """Keep standard input open: without it, it is /dev/null."""
     read_only: _builtins.bool
     network: _builtins.str
-    """"bridge" (also when empty), "host", "none", "container:<name>", or the name of a network."""
+    """"bridge" (also when empty), "host" (role admin), "none", "container:<name>", or the name of a network."""
     auto_remove: _builtins.bool
     """Remove the container and its anonymous volumes when it has exited."""
     init: _builtins.bool

@@ -359,7 +359,7 @@ class ImageServiceBuildRequest(_message.Message):
         pull: _builtins.bool
         """True: pull base images even if the host has them."""
         network: _builtins.str
-        """Network of RUN steps: "bridge" (default when empty), "none" or "host"."""
+        """Network of RUN steps: "bridge" (default when empty), "none" or "host" (role admin)."""
         @_builtins.property
         def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names for the result. Empty: the image has only its id."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from shoal.errors import Cancelled, InvalidArgument
+from shoal.pki import Role
 from shoal.v1 import image_pb2 as pb
 from shoal.v1 import image_pb2_grpc
+from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_common import credentials_of, labels_of, platform_of, progress
 from shoald.api.codec_image import build_event, build_request_of, canonical, details, image, pushed
@@ -51,6 +53,8 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         note(first.start)
         request_id = operation_id(first.start.request_id)
         request = build_request_of(first.start)
+        if request.network == "host":
+            require(Role.ADMIN, "the host's network (network=host)")
         started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
         await context.write(pb.ImageServiceBuildResponse(started=started))
         async with closing(_context_chunks(requests, context)) as chunks:

@@ -29,5 +29,7 @@ async def requested_spec(engine: Engine, message: pb.ContainerSpec) -> Container
         if not found.userns_base:
             # Whoever joins lives in the other's user namespace, which here is the host's.
             require(Role.ADMIN, f"joining {found.name}, which has no user namespace of its own,")
+        if kind == "network" and found.spec.network == "host":
+            require(Role.ADMIN, f"joining {found.name}, which has the host's network,")
         ids[kind] = found.id
     return with_joins(spec, ids)

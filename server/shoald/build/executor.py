@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.mounts import StepMounts
@@ -76,7 +76,7 @@ class StepExecutor:
         """The content key. Raises Unimplemented for what is not built yet, InvalidArgument (COPY_SOURCE_MISSING)."""
         match step:
             case RunStep():
-                _check_run(step)
+                _check_run(step, build)
                 platform = str(build.plan.platform_of(stage.state.index))
                 mounted = await self._mounted(build, step, roots)
                 return Keyed(run_key(stage.key, step, platform, build.request.network, mounted))
@@ -262,7 +262,14 @@ def octal_mode(chmod: str) -> int | None:
         ) from None
 
 
-def _check_run(step: RunStep) -> None:
+def _check_run(step: RunStep, build: Build) -> None:
+    if step.network == "host" and build.request.network != "host":
+        # A Dockerfile must not take what its caller did not give (and may not have).
+        raise PermissionDenied(
+            "RUN --network=host is not allowed",
+            reason="NETWORK_HOST_REFUSED",
+            hint="an admin can allow it for all steps: shoal build --network host",
+        )
     if step.security != "sandbox":
         raise Unimplemented(f"RUN --security={step.security} is not supported", reason="INSTRUCTION_UNSUPPORTED")
     if step.devices:

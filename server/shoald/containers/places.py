@@ -40,6 +40,7 @@ Populate = Callable[[Container, str, Path, bool], Awaitable[None]]
 _SLAVE = ("rslave", "slave")
 _SECRET = MountFlags.NOSUID | MountFlags.NODEV | MountFlags.NOEXEC
 _REMOUNT_SECONDS = 30.0
+_LOCKED = {"nosuid": os.ST_NOSUID, "nodev": os.ST_NODEV, "noexec": os.ST_NOEXEC, "ro": os.ST_RDONLY}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Placed:
 
     mount: Mount
     source: str
+    options: tuple[str, ...] = ()
+    """nosuid, nodev, noexec and ro, where the file system has them: in a user namespace no mount can be without."""
 
 
 def bind_source(mount: Mount) -> Path:
@@ -132,7 +135,7 @@ class Places:
                     await self._bind(fd, target, mount, IdMap(0, base, self._userns_size) if base else None)
                 finally:
                     os.close(fd)
-            placed.append(Placed(mount, str(target)))
+            placed.append(Placed(mount, str(target), await asyncio.to_thread(_options, target)))
         return placed
 
     async def _open(self, container: Container, mount: Mount) -> int:
@@ -267,6 +270,11 @@ def _check_switched(argv: list[str], status: int, stdout: bytes, stderr: bytes) 
     if result["error"] == "SYSCALL_FAILED":
         raise failure("switch the files of a container", int(result["errno"]), detail=str(result["message"]))
     raise FailedPrecondition(str(result["message"]), reason=str(result["error"]))
+
+
+def _options(target: Path) -> tuple[str, ...]:
+    flags = os.statvfs(target).f_flag
+    return tuple(name for name, flag in _LOCKED.items() if flags & flag)
 
 
 def _make_target(fd: int, target: Path) -> None:

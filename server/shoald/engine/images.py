@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from shoal.digest import Digest
-from shoal.errors import InvalidArgument
+from shoal.errors import DataLoss, InvalidArgument, NotFound
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
 from shoald.engine.operations import Emit, Operations
 from shoald.engine.ports import Pushed
+from shoald.host.blocking import to_end
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
@@ -33,7 +34,7 @@ class ImageCases:
         store: ImageStore,
         operations: Operations,
         publish: Publish,
-        collect: Callable[[], Awaitable[object]],
+        collect: Callable[[], Coroutine[Any, Any, object]],
         metrics: EngineMetrics,
     ) -> None:
         """`collect` runs the garbage collector."""
@@ -66,8 +67,13 @@ class ImageCases:
         emit: Emit = lambda _: None,
     ) -> Image:
         """Pull without an operation of its own, as part of another."""
-        async with measured(self._metrics, "pull"):
-            image = await self._store.pull(reference, platform, credentials, _Counting(emit, self._metrics))
+        try:
+            async with measured(self._metrics, "pull"):
+                image = await self._store.pull(reference, platform, credentials, _Counting(emit, self._metrics))
+        except (DataLoss, InvalidArgument, NotFound):
+            # A retry would fail alike: nothing of it is worth keeping. After others, complete layers are.
+            await to_end(self._collect())
+            raise
         self._publish("image", "pull", image.id, {"name": str(Reference.parse(reference).with_default_tag())})
         return image
 
@@ -137,9 +143,13 @@ class _Counting:
         self._seen: dict[str, int] = {}
 
     def __call__(self, progress: Progress) -> None:
-        if progress.phase is ProgressPhase.DOWNLOADING:
-            self._metrics.pulled(max(0, progress.done_bytes - self._seen.get(progress.id, 0)))
-            self._seen[progress.id] = progress.done_bytes
+        # A quick download has no record between its first and that of the next phase, which says that all came. The
+        # first one tells what an earlier try had left; a layer that was there begins with another phase.
+        before = self._seen.get(progress.id)
+        if before is not None:
+            self._metrics.pulled(max(0, progress.done_bytes - before))
+        if before is not None or progress.phase is ProgressPhase.DOWNLOADING:
+            self._seen[progress.id] = max(before or 0, progress.done_bytes)
         self._emit(progress)
 
 

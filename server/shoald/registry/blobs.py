@@ -178,7 +178,12 @@ class BlobReader:
         return self._mismatch(f"ends after {self._position} of {self._descriptor.size} bytes, again and again")
 
     def _mismatch(self, what: str) -> DataLoss:
-        return DataLoss(f"{self._what} {what}", reason="SIZE_MISMATCH", metadata={"digest": self._descriptor.digest})
+        return DataLoss(
+            f"{self._what} {what}",
+            reason="SIZE_MISMATCH",
+            hint="the registry's copy is damaged: push the image again, or pull it from elsewhere",
+            metadata={"digest": self._descriptor.digest},
+        )
 
 
 async def _fetch_foreign(http: Http, text: str, headers: dict[str, str]) -> aiohttp.ClientResponse:

@@ -44,6 +44,8 @@ class HostMount(Struct, frozen=True):
     """Nothing is mounted below it, and crun (1.8) makes only directories recursively read-only."""
     propagation: str = "rprivate"
     """rprivate, rslave, private or slave: a container never mounts into the host."""
+    options: tuple[str, ...] = ()
+    """nosuid, nodev, noexec, where the source's file system has them: a user namespace can't be without."""
 
 
 class ContainerFiles(Struct, frozen=True):
@@ -154,7 +156,7 @@ def user_mount(mount: HostMount, *, recursive: bool = False) -> dict[str, Any]:
             "rbind",
             mount.propagation,
             *(read_only(recursive and not mount.single_file) if mount.read_only else ["rw"]),
-            *(["nosuid", "nodev", "noexec"] if mount.kind is MountKind.SECRET else []),
+            *mount.options,
         ],
     )
 

@@ -62,7 +62,9 @@ async def choose_runtime(name: str, *, prepare_crun: Callable[[], Awaitable[None
             rejected.append((candidate, str(error)))
     tried = "; ".join(f"{candidate}: {why}" for candidate, why in rejected)
     raise FailedPrecondition(
-        f"no usable OCI runtime ({tried})", reason="NO_RUNTIME", hint="apt-get install crun or apt-get install runc"
+        f"no usable OCI runtime ({tried})",
+        reason="NO_RUNTIME",
+        hint="`shoald doctor` tells what the host lacks; crun or runc must be installed and work",
     )
 
 

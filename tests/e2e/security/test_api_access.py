@@ -85,7 +85,8 @@ def _channel(daemon: Daemon, ca: KeyPair, pair: KeyPair | None, **options: Any) 
 def _call(channel: grpc.Channel, method: str, body: bytes, **options: Any) -> tuple[grpc.StatusCode, str]:
     """Code and reason; OK for a stream that begins to answer."""
     # Raw bytes on both sides, and the same frames for every kind of method.
-    call = channel.stream_stream(method)(iter([body]), timeout=1.5, **options)
+    send: Any = channel.stream_stream(method)
+    call = send(iter([body]), timeout=1.5, **options)
     try:
         for _ in call:
             call.cancel()
@@ -104,10 +105,8 @@ def _call(channel: grpc.Channel, method: str, body: bytes, **options: Any) -> tu
 
 
 def _state(lab: Lab) -> list[str]:
-    return [
-        lab.fleet.shoal(*command, "--format", "json").stdout
-        for command in (("ps", "-a"), ("images",), ("volume", "ls"))
-    ]
+    lists = (("ps", "-aq", "--no-trunc"), ("images", "-q", "--no-trunc"), ("volume", "ls", "-q"))
+    return [lab.fleet.shoal(*command).stdout for command in lists]
 
 
 @pytest.mark.parametrize("method", METHODS)

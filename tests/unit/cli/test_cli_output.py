@@ -105,7 +105,7 @@ def test_all_hosts_dead(shoal: Shoal) -> None:
         (["ps", "-f", "status=what"], "unknown status"),
         (["--timeout", "0", "ps"], "invalid timeout"),
         (["run", "--rm", "--restart", "always", "busybox"], "contradict"),
-        (["run", "-v", "./x:/y", "busybox"], "path of this machine"),
+        (["run", "-v", "./not-here:/y", "busybox"], "does not exist on this machine"),
         (["run", "-it", "busybox"], "terminal"),
         (["run", "-i", "-g", "both", "busybox"], "single host"),
         (["build", "nowhere"], "not a directory"),
