@@ -251,7 +251,7 @@ def test_kill_9_leaves_no_mount_and_no_half_volume(host: Fleet, busybox: str) ->
     sending.kill()
     sending.wait()
     # The container ends while no daemon looks.
-    [pid] = [line for line in Path(f"{daemon.run_dir}").glob("*/pidfile")]
+    [pid] = list(daemon.run_dir.glob("*/pidfile"))
     subprocess.run(["kill", "-9", pid.read_text().strip()], check=True)
     daemon.start()
     until(lambda: not _mounts(daemon), what="no mount is left")
