@@ -270,6 +270,8 @@ class ContainerCases:
                 name = mount.source
                 with contextlib.suppress(NotFound):
                     source = self._volume_path(mount.source)
+            elif mount.kind is MountKind.CONTENT:
+                name = mount.content_digest
             points.append(MountPoint(mount.kind.value, name, source, mount.target, mount.read_only))
         return points
 
@@ -284,8 +286,6 @@ def selects(wanted: ContainerFilter, container: Container) -> bool:
     if wanted.name and wanted.name not in container.name:
         return False
     if wanted.health is not None and (container.health is None or container.health.status is not wanted.health):
-        return False
-    if wanted.network and wanted.network != container.spec.network:
         return False
     if wanted.volume and not any(_is_volume(wanted.volume, mount) for mount in container.spec.mounts):
         return False
