@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -29,8 +29,20 @@ VERBS: dict[str, Verb] = {
     "cp": Verb("cp", "Copy files between this machine and a container"),
     "export": Verb("export", "Write a container's file system as a tar archive"),
     "exec": Verb("exec", "Run a command in a running container"),
+    "create": Verb("create", "Create a container without starting it"),
     "stop": Verb("stop", "Stop containers: signal, grace time, kill"),
     "start": Verb("start", "Start stopped containers"),
+    "restart": Verb("restart", "Stop and start containers"),
+    "pause": Verb("pause", "Freeze all processes of containers"),
+    "unpause": Verb("unpause", "Let paused containers go on"),
+    "rename": Verb("rename", "Give a container another name"),
+    "update": Verb("update", "Change limits and restart policies, also while containers run"),
+    "top": Verb("top", "List the processes of a container"),
+    "stats": Verb("stats", "Show what containers use, live"),
+    "diff": Verb("diff", "List the files that a container changed of its image"),
+    "commit": Verb("commit", "Make an image of a container"),
+    "port": Verb("port", "List the published ports of a container"),
+    "prune": Verb("prune", "Remove all containers that do not run"),
     "kill": Verb("kill", "Send a signal to containers"),
     "rm": Verb("rm", "Remove containers"),
     "ps": Verb("ps", "List containers"),
@@ -45,6 +57,7 @@ VERBS: dict[str, Verb] = {
     "version": Verb("version", "Show the versions of the client and the hosts"),
     "events": Verb("events", "Show what happens on the hosts"),
     "volume": Verb("volume", "Manage volumes: create, list, inspect, remove, prune, export, import"),
+    "network": Verb("network", "Manage networks: create, list, inspect, remove, prune, connect, disconnect"),
     "host": Verb("host", "Manage the hosts that this client knows"),
     "pki": Verb("pki", "Make the fleet's CA and certificates"),
     "completion": Verb("completion", "Print a completion script for a shell"),
@@ -57,13 +70,15 @@ VERBS: dict[str, Verb] = {
 class VerbGroup(TyperGroup):
     """A group whose commands are modules of `shoalctl.commands`, each with a Typer application named `app`."""
 
+    verbs: ClassVar = VERBS
+
     def list_commands(self, ctx: Any) -> list[str]:
         """The verbs of the help."""
-        return [name for name, verb in VERBS.items() if verb.help]
+        return [name for name, verb in self.verbs.items() if verb.help]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb's command, imported now; None when there is no such verb."""
-        verb = VERBS.get(cmd_name)
+        verb = self.verbs.get(cmd_name)
         if verb is None:
             return None
         module = import_module(f"shoalctl.commands.{verb.module}")
@@ -73,18 +88,18 @@ class VerbGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As the base class, but an unknown verb names the close ones without importing any."""
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if args and args[0] not in self.verbs and not args[0].startswith("-"):
             from difflib import get_close_matches
 
             close = get_close_matches(args[0], self.list_commands(ctx), 2)
-            hint = f" Did you mean {' or '.join(close)}?" if close else " See 'shoal --help'."
-            ctx.fail(f"{args[0]!r} is not a shoal command.{hint}")
+            hint = f" Did you mean {' or '.join(close)}?" if close else f" See '{ctx.command_path} --help'."
+            ctx.fail(f"{args[0]!r} is not a {ctx.command_path} command.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The list of verbs, from the table above."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items() if verb.help])
+            formatter.write_dl([(name, verb.help) for name, verb in self.verbs.items() if verb.help])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; an error becomes one message and an exit code."""

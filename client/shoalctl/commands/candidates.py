@@ -11,8 +11,13 @@ import typer
 from shoal.errors import ShoalError
 from shoalctl.invocation import Invocation
 
-_CONTAINER_VERBS = frozenset({"stop", "start", "kill", "rm", "logs", "wait", "inspect"})
-_IMAGE_VERBS = frozenset({"rmi", "tag", "push", "run", "inspect"})
+_CONTAINER_VERBS = frozenset(
+    {
+        "stop", "start", "kill", "rm", "logs", "wait", "inspect", "restart", "pause", "unpause", "rename", "update",
+        "top", "stats", "diff", "commit", "port", "exec", "attach", "export",
+    }
+)  # fmt: skip
+_IMAGE_VERBS = frozenset({"rmi", "tag", "push", "run", "create", "inspect"})
 _PATIENCE = 2.0  # s; a completion that takes longer is worse than none
 
 

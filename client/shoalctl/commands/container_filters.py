@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoalctl.commands.container_rows import STATES
+from shoal.errors import NotFound
+from shoalctl.commands.container_rows import HEALTH, STATES
 from shoalctl.flags.fault import UsageFault
 
 if TYPE_CHECKING:
@@ -20,12 +22,25 @@ def list_request(
     for state in wanted["status"]:
         if state not in STATES[1:]:
             raise UsageFault(f"unknown status {state!r}", hint=f"there are {', '.join(STATES[1:])}")
+    for health in wanted["health"]:
+        if health not in HEALTH:
+            raise UsageFault(f"unknown health {health!r}", hint=f"there are {', '.join(HEALTH)}")
+    for code in wanted["exited"]:
+        if not code.lstrip("-").isdecimal():
+            raise UsageFault(f"invalid exit code {code!r}", hint="write exited=0")
+    for name in ("before", "since"):
+        if len(wanted[name]) > 1:
+            raise UsageFault(f"{name} goes only once")
     request = container_pb2.ContainerServiceListRequest(
-        all=everything or bool(wanted["status"]),
+        # The containers before or since one are found beside that one, which may be of any state.
+        all=everything or bool(wanted["status"] or wanted["exited"] or wanted["before"] or wanted["since"]),
         states=[STATES.index(state) for state in wanted["status"]],  # type: ignore[misc]
         name=wanted["name"][0] if len(wanted["name"]) == 1 else "",
         image=wanted["ancestor"][0] if len(wanted["ancestor"]) == 1 else "",
         limit=limit,
+        health=_health(wanted["health"]),  # type: ignore[arg-type]
+        network=wanted["network"][0] if len(wanted["network"]) == 1 else "",
+        volume=wanted["volume"][0] if len(wanted["volume"]) == 1 else "",
     )
     for label in wanted["label"]:
         key, _, value = label.partition("=")
@@ -33,10 +48,58 @@ def list_request(
     return request
 
 
+def _health(words: list[str]) -> int:
+    """The API asks for one status; 0: any."""
+    return HEALTH.index(words[0]) if len(words) == 1 else 0
+
+
+def filtered(
+    items: Sequence[container_pb2.Container], wanted: dict[str, list[str]], *, everything: bool
+) -> list[container_pb2.Container]:
+    """Those that pass the filters that the request can't carry. Raises NotFound for one that before= or since= name."""
+    found = [item for item in items if matches(item, wanted)]
+    for name in ("before", "since"):
+        for reference in wanted[name]:
+            begin = _named(items, reference).created_at.ToNanoseconds()
+            older = name == "before"
+            found = [item for item in found if _is_on_side(item, begin, older=older)]
+    if (wanted["before"] or wanted["since"]) and not (everything or wanted["status"] or wanted["exited"]):
+        found = [item for item in found if STATES[item.state] in ("running", "paused", "restarting")]
+    return found
+
+
+def _is_on_side(item: container_pb2.Container, begin: int, *, older: bool) -> bool:
+    made = item.created_at.ToNanoseconds()
+    return made < begin if older else made > begin
+
+
+def _named(items: Sequence[container_pb2.Container], reference: str) -> container_pb2.Container:
+    for item in items:
+        if reference == item.name or item.id.startswith(reference):
+            return item
+    raise NotFound(f"no such container: {reference}", reason="CONTAINER_NOT_FOUND", hint="shoal ps -a")
+
+
+def _publishes(item: container_pb2.Container, text: str) -> bool:
+    """`80`, `80/udp`: a port of the host or of the container."""
+    number, _, protocol = text.partition("/")
+    for port in item.ports:
+        is_udp = port.protocol == port.PROTOCOL_UDP
+        if number in (str(port.host_port), str(port.container_port)) and is_udp == (protocol == "udp"):
+            return True
+    return False
+
+
 def matches(item: container_pb2.Container, wanted: dict[str, list[str]]) -> bool:
     """Whether the container passes the filters that the request can't carry."""
     if wanted["id"] and not any(item.id.startswith(prefix) for prefix in wanted["id"]):
         return False
     if len(wanted["ancestor"]) > 1 and item.image not in wanted["ancestor"]:
+        return False
+    if wanted["health"] and HEALTH[item.health] not in wanted["health"]:
+        return False
+    if wanted["exited"] and not (STATES[item.state] == "exited" and str(item.exit_code) in wanted["exited"]):
+        return False
+    if wanted["publish"] and not any(_publishes(item, text) for text in wanted["publish"]):
         return False
     return not wanted["name"] or any(part in item.name for part in wanted["name"])

@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from shoalctl.flags.process import shown
-from shoalctl.render.human import ago, cut, duration
+from shoalctl.render.human import ago, cut, duration, size
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from shoal.v1 import container_pb2
 
-STATES = ("", "created", "running", "restarting", "exited", "removing", "dead")
+STATES = ("", "created", "running", "restarting", "exited", "removing", "dead", "paused")
 """Words of the states, by their number in the API."""
+
+HEALTH = ("none", "starting", "healthy", "unhealthy")
+"""Words of the health, by its number in the API."""
 
 ID_LENGTH = 12
 _COMMAND_LENGTH = 20
@@ -42,14 +45,22 @@ def container_row(host: str, item: container_pb2.Container, now: datetime, *, fu
         "Ports": ports(item.ports),
         "Names": item.name,
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(item.labels.items())),
+        "Networks": ",".join(item.networks),
+        "Health": HEALTH[item.health] if item.health else "",
+        "Size": size(item.size_bytes) if item.size_bytes else "0B",
+        "SizeBytes": item.size_bytes,
     }
 
 
 def status(item: container_pb2.Container, now: datetime) -> str:
     """`Up 2 minutes`, `Exited (0) 3 hours ago`, as docker words it."""
     state = STATES[item.state]
-    if state == "running":
-        return f"Up {duration(now - moment(item.started_at))}"
+    if state in ("running", "paused"):
+        up = f"Up {duration(now - moment(item.started_at))}"
+        if state == "paused":
+            return f"{up} (Paused)"
+        health = HEALTH[item.health]
+        return up if not item.health else f"{up} ({'health: ' if health == 'starting' else ''}{health})"
     if state == "exited":
         code = item.exit_code if item.HasField("exit_code") else 0
         return f"Exited ({code}) {ago(moment(item.finished_at), now)}"

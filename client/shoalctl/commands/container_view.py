@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoalctl.commands.container_rows import STATES, stamp
+from shoalctl.commands.container_rows import HEALTH, STATES, stamp
 from shoalctl.render.template import FreeMap
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def container_view(host: str, answer: container_pb2.ContainerServiceInspectRespo
         "Created": stamp(item.created_at),
         "Path": command[0] if command else "",
         "Args": command[1:],
-        "State": _state(item),
+        "State": _state(item, answer.health),
         "Image": item.image_id,
         "LogPath": answer.log_path,
         "Name": f"/{item.name}",
@@ -53,12 +53,15 @@ def container_view(host: str, answer: container_pb2.ContainerServiceInspectRespo
     }
 
 
-def _state(item: container_pb2.Container) -> dict[str, Any]:
+def _state(
+    item: container_pb2.Container, health: container_pb2.ContainerServiceInspectResponse.HealthState
+) -> dict[str, Any]:
     status = STATES[item.state]
+    checked = {"Health": _health(health)} if health.status else {}
     return {
         "Status": status,
-        "Running": status == "running",
-        "Paused": False,
+        "Running": status in ("running", "paused"),
+        "Paused": status == "paused",
         "Restarting": status == "restarting",
         "OOMKilled": item.oom_killed,
         "Dead": status == "dead",
@@ -67,7 +70,35 @@ def _state(item: container_pb2.Container) -> dict[str, Any]:
         "Error": item.error,
         "StartedAt": stamp(item.started_at) if item.HasField("started_at") else _NO_TIME,
         "FinishedAt": stamp(item.finished_at) if item.HasField("finished_at") else _NO_TIME,
+        **checked,
     }
+
+
+def _health(health: container_pb2.ContainerServiceInspectResponse.HealthState) -> dict[str, Any]:
+    return {
+        "Status": HEALTH[health.status],
+        "FailingStreak": health.failing_streak,
+        "Log": [
+            {
+                "Start": stamp(probe.start),
+                "End": stamp(probe.end),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            }
+            for probe in health.log
+        ],
+    }
+
+
+def _health_check(check: container_pb2.HealthCheck) -> dict[str, Any]:
+    times = {
+        "Interval": check.interval,
+        "Timeout": check.timeout,
+        "StartPeriod": check.start_period,
+        "StartInterval": check.start_interval,
+    }
+    spans = {name: span.ToNanoseconds() for name, span in times.items()}
+    return {"Test": list(check.test), **spans, "Retries": check.retries}
 
 
 def _config(item: container_pb2.Container, spec: container_pb2.ContainerSpec) -> dict[str, Any]:
@@ -85,6 +116,7 @@ def _config(item: container_pb2.Container, spec: container_pb2.ContainerSpec) ->
         "StopSignal": spec.stop_signal,
         "StopTimeout": spec.stop_timeout.seconds if spec.HasField("stop_timeout") else None,
         "ExposedPorts": {_key(port): {} for port in spec.ports},
+        **({"Healthcheck": _health_check(spec.health_check)} if spec.health_check.test else {}),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.flags.filters import parse_filters
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
+
+if TYPE_CHECKING:
+    from shoal.v1 import container_pb2
 
 app = verb_app()
 
@@ -23,7 +26,10 @@ COLUMNS = (
     Column("PORTS", "Ports"),
     Column("NAMES", "Names"),
 )
-FILTERS = ("name", "id", "label", "status", "ancestor")
+SIZE = Column("SIZE", "Size")
+FILTERS = (
+    "name", "id", "label", "status", "ancestor", "health", "network", "volume", "exited", "publish", "before", "since",
+)  # fmt: skip
 
 
 @app.command(cls=HostCommand)
@@ -33,6 +39,7 @@ def ps(
     last: Annotated[int, typer.Option("-n", "--last", metavar="N", help="The last N created, of any state.")] = 0,
     latest: Annotated[bool, typer.Option("-l", "--latest", help="The last created, of any state.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids.")] = False,
+    sizes: Annotated[bool, typer.Option("-s", "--size", help="Also the size of what they have written.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show ids and commands in full.")] = False,
     filters: Annotated[
         list[str] | None,
@@ -46,10 +53,13 @@ def ps(
     invocation: Invocation = ctx.obj
     wanted = parse_filters(filters or (), FILTERS)
     hosts = invocation.selected()
-    listing = Listing(COLUMNS, "ID", format_, quiet, several=len(hosts) > 1)
+    columns = (*COLUMNS, SIZE) if sizes else COLUMNS
+    listing = Listing(columns, "ID", format_, quiet, several=len(hosts) > 1)
     listing.check()
     limit = 1 if latest else last
-    execute(_ps(invocation, wanted, listing, everything=a, limit=limit, full=no_trunc or format_ == "json"))
+    sizes = sizes or ".Size" in format_
+    full = no_trunc or format_ == "json"
+    execute(_ps(invocation, wanted, listing, everything=a, limit=limit, sizes=sizes, full=full))
 
 
 async def _ps(
@@ -59,19 +69,21 @@ async def _ps(
     *,
     everything: bool,
     limit: int,
+    sizes: bool,
     full: bool,
 ) -> int:
     async with invocation.fleet() as fleet:
         # Imported while the connections are being made.
-        from shoalctl.commands.container_filters import list_request, matches
+        from shoalctl.commands.container_filters import filtered, list_request
         from shoalctl.commands.container_rows import container_row
         from shoalctl.commands.outcome import collected, presented
 
         request = list_request(wanted, everything=everything, limit=limit)
+        request.sizes = sizes
         results = await collected(fleet.containers(request), fleet.names)
     now = datetime.now(UTC)
-    return presented(
-        listing,
-        results,
-        lambda host, items: [container_row(host, item, now, full=full) for item in items if matches(item, wanted)],
-    )
+
+    def rows(host: str, items: list[container_pb2.Container]) -> list[dict[str, Any]]:
+        return [container_row(host, item, now, full=full) for item in filtered(items, wanted, everything=everything)]
+
+    return presented(listing, results, rows)

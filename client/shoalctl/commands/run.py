@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from datetime import timedelta
 from typing import Annotated
 
 import typer
 
 from shoalctl.commands.command import execute, verb_app
-from shoalctl.commands.credentials import given
-from shoalctl.commands.isolation_flags import ContainerCommand, isolation_of
+from shoalctl.commands.isolation_flags import ContainerCommand
+from shoalctl.commands.run_flags import parsed
 from shoalctl.commands.run_options import RunOptions
-from shoalctl.flags import environment, images, logging, mounts, ports, process, secrets, sizes
-from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 
 app = verb_app()
@@ -54,7 +50,9 @@ def run(
     user: Annotated[str, typer.Option("-u", "--user", metavar="USER[:GROUP]", help="The user, by name or id.")] = "",
     label: Annotated[Texts, typer.Option("-l", "--label", metavar="KEY=VALUE", help="Label the container.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root file system read-only.")] = False,
-    network: Annotated[str, typer.Option("--network", "--net", metavar="MODE", help="bridge, container:C...")] = "",
+    network: Annotated[
+        Texts, typer.Option("--network", "--net", metavar="NETWORK", help="A network, host, none or container:NAME.")
+    ] = None,
     hostname: Annotated[str, typer.Option("-h", "--hostname", metavar="NAME", help="The host name inside.")] = "",
     entrypoint: Annotated[
         str | None, typer.Option("--entrypoint", metavar="COMMAND", help="Instead of the image's entrypoint.")
@@ -85,49 +83,7 @@ def run(
 
     On one host the exit code is the container's. Signals go to the container; with -it, ctrl-p ctrl-q detaches.
     """
-    options = RunOptions(
-        image=image,
-        command=command or (),
-        name=name,
-        env=environment.environment(env or (), env_file or (), os.environ),
-        labels=environment.labels(label or ()),
-        mounts=[
-            *map(mounts.parse_volume, volume or ()),
-            *map(mounts.parse_mount, mount or ()),
-            *map(mounts.parse_tmpfs, tmpfs or ()),
-            *map(mounts.parse_config, config or ()),
-        ],
-        secrets=[secrets.parse_secret(text, os.environ) for text in secret or ()],
-        follow=follow,
-        ports=[port for text in publish or () for port in ports.parse_port(text)],
-        working_dir=workdir,
-        user=user,
-        hostname=hostname,
-        entrypoint=None if entrypoint is None else process.entrypoint(entrypoint),
-        network=_network(network),
-        userns=_choice("--userns", userns, ("", "host")),
-        restart=process.parse_restart(restart),
-        stop_signal=process.parse_signal(stop_signal) if stop_signal else "",
-        stop_timeout=None if stop_timeout is None else timedelta(seconds=max(stop_timeout, -1)),
-        platform=images.checked_platform(platform),
-        memory=sizes.parse_size(memory) if memory else 0,
-        nano_cpus=sizes.parse_cpus(cpus) if cpus else 0,
-        pids_limit=max(pids_limit, -1),
-        read_only=read_only,
-        init=init,
-        remove=rm,
-        detach=detach,
-        interactive=interactive,
-        tty=tty,
-        pull=_choice("--pull", pull, ("missing", "always", "never")),
-        quiet=quiet,
-        cidfile=cidfile,
-        creds=given(creds),
-        isolation=isolation_of(ctx),
-        log=logging.parse_log(log_driver, log_opt or ()),
-    )
-    _check(options)
-    execute(_run(ctx.obj, options))
+    execute(_run(ctx.obj, parsed(ctx, dict(locals()))))
 
 
 async def _run(invocation: Invocation, options: RunOptions) -> int:
@@ -137,36 +93,3 @@ async def _run(invocation: Invocation, options: RunOptions) -> int:
         from shoalctl.commands.running import Running
 
         return await Running(fleet, options).run()
-
-
-def _network(mode: str) -> str:
-    return mode if mode.startswith("container:") else _choice("--network", mode, ("", "bridge", "host", "none"))
-
-
-def _choice(flag: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise UsageFault(f"{flag} {value!r} is unknown", hint=f"choose {', '.join(filter(None, choices))}")
-    return value
-
-
-def _check(options: RunOptions) -> None:
-    """Combinations that can't work, found before any host is asked."""
-    if not options.image:
-        raise UsageFault("the image's name is empty")
-    if options.remove and options.restart.name != "no":
-        raise UsageFault("--rm and --restart contradict each other")
-    if options.ports and options.network in {"host", "none"}:
-        raise UsageFault(f"-p has no use with --network {options.network}")
-    if options.follow and options.detach:
-        raise UsageFault("--follow goes with a run in the foreground", hint="leave out -d")
-    if options.follow and not any(mount.kind == "content" for mount in options.mounts):
-        raise UsageFault("--follow has nothing to follow", hint="mount files of this machine: -v ./conf:/etc/app")
-    if options.cidfile and os.path.lexists(options.cidfile):
-        raise UsageFault(
-            f"--cidfile: {options.cidfile} exists already", hint="remove it; is its container still there?"
-        )
-    if options.tty and options.interactive and not options.detach:
-        from shoalctl.render.terminal import input_is_terminal
-
-        if not input_is_terminal():
-            raise UsageFault("-t with -i needs a terminal as standard input", hint="leave out -t for a pipe")

@@ -36,7 +36,7 @@ class Running:
         self._fleet = fleet
         self._options = options
         self._several = len(fleet.names) > 1
-        self._starting: dict[str, container_pb2.ContainerServiceRunRequest] = {}
+        self._starting: dict[str, Any] = {}
         self._signals: SignalForwarder | None = None
         self._pull_id = new_request_id()
         self._pulling: set[str] = set()
@@ -146,19 +146,27 @@ class Running:
             show_warning(warning, host.name if self._several else None)
         if self._options.cidfile:
             await asyncio.to_thread(_write_new, Path(self._options.cidfile), response.container.id)
-        return response.container
+        return response.container  # type: ignore[no-any-return]
 
-    async def _create(self, host: HostClient) -> container_pb2.ContainerServiceRunResponse:
+    def request(self, spec: container_pb2.ContainerSpec) -> Any:
+        """What asks for the container; the image was pulled before, or is here."""
         from shoal.v1 import container_pb2
 
-        spec = self._options.spec()
-        await self._supplies.fill(host, spec)
-        request = container_pb2.ContainerServiceRunRequest(
+        return container_pb2.ContainerServiceRunRequest(
             request_id=new_request_id(), spec=spec, pull_policy=container_pb2.PULL_POLICY_NEVER
         )
+
+    async def made(self, host: HostClient, request: Any) -> Any:
+        """The host's answer: container and warnings. The same request again gets the same container."""
+        return await host.run(request)
+
+    async def _create(self, host: HostClient) -> Any:
+        spec = self._options.spec()
+        await self._supplies.fill(host, spec)
+        request = self.request(spec)
         self._starting[host.name] = request
         try:
-            response = await host.run(request)
+            response = await self.made(host, request)
         except ShoalError:
             del self._starting[host.name]
             raise
@@ -200,7 +208,7 @@ class Running:
 
     async def _undone(self, host: HostClient) -> None:
         # The same request again joins the start that was left: only so is the container's id to be had.
-        response = await host.run(self._starting[host.name])
+        response = await self.made(host, self._starting[host.name])
         await host.remove(response.container.id, force=True, volumes=True)
 
 

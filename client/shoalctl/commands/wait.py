@@ -12,7 +12,7 @@ from shoalctl.invocation import Invocation
 
 app = verb_app()
 
-CONDITIONS = {"not-running": 1, "next-exit": 2, "removed": 3}
+CONDITIONS = {"not-running": 1, "next-exit": 2, "removed": 3, "healthy": 4}
 
 
 @app.command(cls=HostCommand)
@@ -20,10 +20,10 @@ def wait(
     ctx: typer.Context,
     containers: Annotated[list[str], typer.Argument(metavar="CONTAINER...")],
     condition: Annotated[
-        str, typer.Option("--condition", metavar="WHAT", help="not-running, next-exit or removed.")
+        str, typer.Option("--condition", metavar="WHAT", help="not-running, next-exit, removed or healthy.")
     ] = "not-running",
 ) -> None:
-    """Wait until containers stop, and print their exit codes."""
+    """Wait until containers stop, and print their exit codes; or until they are healthy."""
     if condition not in CONDITIONS:
         raise UsageFault(f"unknown condition {condition!r}", hint=f"choose {', '.join(CONDITIONS)}")
     execute(_wait(ctx.obj, containers, CONDITIONS[condition]))

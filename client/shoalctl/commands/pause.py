@@ -1,0 +1,33 @@
+"""`shoal pause`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.invocation import Invocation
+
+app = verb_app()
+
+
+@app.command(cls=HostCommand)
+def pause(
+    ctx: typer.Context,
+    containers: Annotated[list[str], typer.Argument(metavar="CONTAINER...")],
+) -> None:
+    """Freeze all processes of containers."""
+    execute(_pause(ctx.obj, containers))
+
+
+async def _pause(invocation: Invocation, containers: list[str]) -> int:
+    from shoalctl.commands.batch import batch
+    from shoalctl.fleet import lifecycle
+    from shoalctl.fleet.host import HostClient
+
+    async def work(host: HostClient, name: str) -> list[str]:
+        await lifecycle.pause(host, name)
+        return [name]
+
+    return await batch(invocation, containers, work)

@@ -1,0 +1,63 @@
+"""`shoal prune`, and `shoal container prune`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.flags.fault import UsageFault
+from shoalctl.flags.filters import parse_filters
+from shoalctl.flags.times import parse_time
+from shoalctl.invocation import Invocation
+
+app = verb_app()
+
+
+@app.command(cls=HostCommand)
+def prune(
+    ctx: typer.Context,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KEY=VALUE", help="label=KEY[=VALUE], until=24h or a date."),
+    ] = None,
+) -> None:
+    """Remove all containers that do not run, with their anonymous volumes."""
+    wanted = parse_filters(filter_ or (), ("label", "until"))
+    labels = [(key, value) for key, _, value in (text.partition("=") for text in wanted["label"])]
+    if len(wanted["until"]) > 1:
+        raise UsageFault("until goes only once")
+    until = parse_time(wanted["until"][0], datetime.now(UTC)) if wanted["until"] else None
+    if not force:
+        _ask()
+    execute(_prune(ctx.obj, labels, until))
+
+
+def _ask() -> None:
+    from shoalctl.render.terminal import input_is_terminal
+
+    if not input_is_terminal():
+        raise UsageFault("this removes all containers that do not run", hint="say so with --force")
+    typer.confirm("This removes all containers that do not run. Go on?", abort=True, err=True)
+
+
+async def _prune(invocation: Invocation, labels: list[tuple[str, str]], until: datetime | None) -> int:
+    from shoalctl.commands.outcome import collected, report
+    from shoalctl.fleet import lifecycle
+    from shoalctl.render import console
+    from shoalctl.render.human import size
+    from shoalctl.render.marks import MarkedLines
+
+    async with invocation.fleet() as fleet:
+        results = await collected(fleet.each(lambda host: lifecycle.prune(host, labels, until)), fleet.names)
+        marks = MarkedLines(fleet.names)
+    for result in results:
+        if result.ok:
+            for each in result.get().ids:
+                marks.line(result.host, each)
+    freed = sum(result.get().freed_bytes for result in results if result.ok)
+    console.out(f"Total reclaimed space: {size(freed)}")
+    return report(results)
