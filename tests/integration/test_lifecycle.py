@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import AlreadyExists, FailedPrecondition, ResourceExhausted, ShoalError
+from shoald.engine.volume_ports import VolumeFilter
 from shoald.host import cgroups, mounts
 from shoald.model.container import (
     ContainerState,
@@ -68,7 +69,7 @@ async def engine(host: EngineHost) -> AsyncIterator[RunningEngine]:
         yield running
         await running.remove_all()
         await host.settled()
-        assert not await running.engine.list_volumes()
+        assert not running.engine.volumes.list(VolumeFilter())
 
 
 async def until(condition, seconds: float = 20.0):  # type: ignore[no-untyped-def]
@@ -146,24 +147,24 @@ async def test_volumes_are_filled_from_the_image_once(engine: RunningEngine, app
     made = await engine.run("sh", "-c", look, image=app)
     await engine.engine.wait(made.id, "not-running")
     assert (await engine.logs(made.id)).splitlines() == expected
-    (volume,) = await engine.engine.list_volumes()
+    (volume,) = engine.engine.volumes.list(VolumeFilter())
     assert volume.anonymous
     await engine.engine.remove(made.id, False, True)
-    assert not await engine.engine.list_volumes()
+    assert not engine.engine.volumes.list(VolumeFilter())
 
     named = (Mount(MountKind.VOLUME, "/data", "keep"),)
     out, _ = await engine.output("sh", "-c", f"{look}; rm -r /data/*; echo mine > /data/own", image=app, mounts=named)
     assert out.splitlines() == expected
     out, _ = await engine.output("ls", "/data", image=app, mounts=named)
     assert out.split() == ["own"]
-    await engine.engine.remove_volume("keep")
+    await engine.engine.volumes.remove("keep")
     out, _ = await engine.output("ls", "/v", image=app, mounts=(Mount(MountKind.VOLUME, "/v", "keep"),))
     assert out == ""
     out, _ = await engine.output("ls", "/away", image=app, mounts=(Mount(MountKind.VOLUME, "/away", "x1"),))
     assert "passwd" in out.split()  # the link is the image's: it leads to the image's /etc, not to the host's
     assert "apt" not in out.split()
     for name in ("keep", "x1"):
-        await engine.engine.remove_volume(name)
+        await engine.engine.volumes.remove(name)
 
 
 # --- input and output -------------------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ async def test_a_start_that_fails_leaves_nothing(host: EngineHost, engine: Runni
             await engine.run("true", image=app, ports=(PortMapping(80, "", port),))
     assert conflict.value.reason == "PORT_IN_USE"
     assert not host.state.containers()
-    assert not await engine.engine.list_volumes()
+    assert not engine.engine.volumes.list(VolumeFilter())
     await host.settled()
 
 
