@@ -132,7 +132,7 @@ async def test_groups_and_users(engine: RunningEngine) -> None:
     assert (await engine.output("id", "-G", group_add=("4321", "0")))[0].split() == ["0", "4321"]
     with pytest.raises(InvalidArgument) as caught:
         await engine.run("id", group_add=("nobody-knows",))
-    assert caught.value.reason == "INVALID_USER"
+    assert caught.value.reason == "INVALID_GROUP"
 
 
 # --- namespaces -------------------------------------------------------------------------------------------------------

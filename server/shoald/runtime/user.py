@@ -21,8 +21,8 @@ def resolve_user(user: str, rootfs: Path, groups: Sequence[str] = ()) -> Resolve
     """Resolve `""`, `user`, `uid`, `user:group`, `uid:gid` inside a mounted root file system.
 
     With no group given the groups are the user's own from passwd and group, as Docker has it; a group given by hand
-    stands alone. `groups` (names or numbers) are added to either. Raises InvalidArgument (INVALID_USER) for ids out of
-    range, malformed strings and unknown names.
+    stands alone. `groups` (names or numbers) are added to either. Raises InvalidArgument (INVALID_USER,
+    INVALID_GROUP) for ids out of range, malformed strings and unknown names.
     """
     passwd = read_file(rootfs, "etc/passwd", limit=_MAX_FILE) or b""
     group = read_file(rootfs, "etc/group", limit=_MAX_FILE) or b""
@@ -35,10 +35,20 @@ def lookup(user: str, passwd: bytes, group: bytes, groups: Sequence[str] = ()) -
     if (colon and not group_part) or (colon and not user_part) or any(c.isspace() or c == "\0" for c in user):
         raise _invalid(user, "it is not of the form user, uid, user:group or uid:gid")
     name, uid, gid, home = _find_user(user, user_part or "0", passwd)
-    more = [_find_group(user, each, group) for each in groups]
+    more = [_more(each, group) for each in groups]
     if group_part:
         return ResolvedUser(uid, _find_group(user, group_part, group), tuple(dict.fromkeys(more)), home)
     return ResolvedUser(uid, gid, tuple(dict.fromkeys((*_additional(name, gid, group), *more))), home)
+
+
+def _more(wanted: str, group: bytes) -> int:
+    try:
+        return _find_group(wanted, wanted, group)
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"bad group {wanted!r}: it is neither a group of the image nor a number up to {MAX_ID}",
+            reason="INVALID_GROUP",
+        ) from None
 
 
 def _find_user(user: str, wanted: str, passwd: bytes) -> tuple[str | None, int, int, str]:
