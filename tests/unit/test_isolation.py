@@ -116,6 +116,7 @@ def refused(**fields: Any) -> str:
         ({"shm_size_bytes": 5, "ipc_mode": "host"}, "CONFLICTING_OPTIONS"),
         ({"exposed_ports": ("0",)}, "INVALID_PORTS"),
         ({"publish_all": True, "network": "host"}, "INVALID_PORTS"),
+        ({"publish_all": True, "network": "container:a"}, "INVALID_PORTS"),
         ({"health_check": HealthCheck(test=("RUN", "x"))}, "INVALID_HEALTH_CHECK"),
         ({"mounts": (Mount(MountKind.TMPFS, "/x", tmpfs_options=("size=1,exec",)),)}, "INVALID_MOUNT"),
     ],

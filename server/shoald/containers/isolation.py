@@ -65,7 +65,7 @@ def check_isolation(spec: ContainerSpec) -> None:
     check_health_check(spec.health_check)
     for text in spec.exposed_ports:
         parse_exposed(text)
-    if spec.publish_all and spec.network in ("host", "none"):
+    if spec.publish_all and (spec.network in (HOST, "none") or spec.network.startswith(JOIN)):
         raise InvalidArgument(f"ports can't be published with network {spec.network}", reason="INVALID_PORTS")
     _check_devices(spec)
     _check_names(spec)
