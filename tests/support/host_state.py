@@ -99,7 +99,7 @@ class Host:
 def disagreements(host: Host) -> list[str]:
     """Every difference between rows and host. Empty when the daemon is idle and all is well."""
     containers = host.containers()
-    running = {each: record for each, record in containers.items() if record["state"] == "running"}
+    running = {each: record for each, record in containers.items() if record["state"] in ("running", "paused")}
     return [
         *(f"{each[:12]} is in state {record['state']}" for each, record in containers.items() if _passing(record)),
         *_differ("monitors", set(host.monitors()), set(running)),

@@ -163,7 +163,7 @@ def test_pki_by_command(shoal: Shoal, tmp_path: Path) -> None:
 
 def test_completion_words(shoal: Shoal, h1: FakeDaemon) -> None:
     h1.containers += [container("web"), container("worker", "b")]
-    assert shoal("completion", "words", "--", "st")[1].split() == ["start", "stop"]
+    assert shoal("completion", "words", "--", "st")[1].split() == ["start", "stats", "stop"]
     assert shoal("completion", "words", "--", "ps", "-H", "h1,h")[1].split() == ["h1,h1", "h1,h2"]
     assert shoal("completion", "words", "--", "-g", "b")[1].split() == ["both"]
     assert shoal("completion", "words", "--", "images", "--no")[1].split() == ["--no-trunc"]
