@@ -48,8 +48,18 @@ def container_view(host: str, answer: container_pb2.ContainerServiceInspectRespo
         "NetworkSettings": {
             "IPAddress": item.ip_address,
             "Ports": _ports(item.ports),
-            "Networks": {spec.network or "bridge": {"IPAddress": item.ip_address}},
+            "Networks": FreeMap((each.network, _endpoint(each)) for each in answer.networks),
         },
+    }
+
+
+def _endpoint(each: container_pb2.ContainerServiceInspectResponse.EndpointState) -> dict[str, Any]:
+    return {
+        "IPAddress": each.ip_address,
+        "Gateway": each.gateway,
+        "GlobalIPv6Address": each.ip6_address,
+        "MacAddress": each.mac_address,
+        "Aliases": list(each.aliases),
     }
 
 

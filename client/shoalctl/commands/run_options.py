@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shoalctl.commands.isolation_options import IsolationOptions
 from shoalctl.flags.logging import LogFlags
 from shoalctl.flags.mounts import MountFlag
+from shoalctl.flags.networks import NetworkFlag
 from shoalctl.flags.ports import Port
 from shoalctl.flags.process import Restart
 from shoalctl.flags.secrets import SecretFlag
@@ -35,7 +36,7 @@ class RunOptions:
     user: str = ""
     hostname: str = ""
     entrypoint: Sequence[str] | None = None
-    network: str = ""
+    networks: Sequence[NetworkFlag] = ()
     userns: str = ""
     restart: Restart = field(default_factory=lambda: Restart("no"))
     stop_signal: str = ""
@@ -60,7 +61,13 @@ class RunOptions:
     def spec(self) -> container_pb2.ContainerSpec:
         """The container as the API describes it."""
         from shoal.v1 import container_pb2
-        from shoalctl.commands.messages import mount_message, platform_message, port_message, restart_message
+        from shoalctl.commands.messages import (
+            membership_message,
+            mount_message,
+            platform_message,
+            port_message,
+            restart_message,
+        )
 
         spec = container_pb2.ContainerSpec(
             name=self.name,
@@ -76,7 +83,7 @@ class RunOptions:
             tty=self.tty,
             stdin_open=self.interactive,
             read_only=self.read_only,
-            network=self.network,
+            more_networks=map(membership_message, self.networks[1:]),
             ports=map(port_message, self.ports),
             mounts=map(mount_message, self.mounts),
             restart_policy=restart_message(self.restart),
@@ -92,6 +99,10 @@ class RunOptions:
         if self.log != LogFlags():
             spec.log.driver = self.log.driver
             spec.log.options.update(self.log.options)
+        for first in self.networks[:1]:
+            spec.network, spec.ip_address, spec.ip6_address = first.name, first.ip, first.ip6
+            spec.mac_address = first.mac
+            spec.network_aliases.extend(first.aliases)
         if self.stop_timeout is not None:
             spec.stop_timeout.FromTimedelta(self.stop_timeout)
         self.isolation.fill(spec)
