@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoalctl.flags.mounts import MountFlag
+from shoalctl.flags.networks import NetworkFlag
 from shoalctl.flags.ports import Port
 from shoalctl.flags.process import Restart
 
@@ -34,6 +35,19 @@ def port_message(port: Port) -> container_pb2.PortMapping:
         host_port=port.host_port,
         container_port=port.container_port,
         protocol=message.PROTOCOL_UDP if port.protocol == "udp" else message.PROTOCOL_TCP,
+    )
+
+
+def membership_message(network: NetworkFlag) -> container_pb2.NetworkMembership:
+    """A place in a network."""
+    from shoal.v1 import container_pb2
+
+    return container_pb2.NetworkMembership(
+        network=network.name,
+        ip_address=network.ip,
+        ip6_address=network.ip6,
+        mac_address=network.mac,
+        aliases=network.aliases,
     )
 
 
