@@ -37,7 +37,8 @@ class EtcFiles:
 def hosts_text(hostname: str, address: str | None, more: Sequence[tuple[str, str]] = ()) -> str:
     """Content of /etc/hosts; without an address the name stands for loopback. Of a name with a domain the bare one
     counts too, as in Docker. `more`: (name, address)."""
-    names = " ".join(dict.fromkeys((hostname, hostname.partition(".")[0])))
+    words = hostname.split()
+    names = " ".join(dict.fromkeys((*words, words[0].partition(".")[0])))
     return _HOSTS + f"{address or '127.0.1.1'}\t{names}\n" + _lines(more)
 
 
