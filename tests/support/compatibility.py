@@ -35,14 +35,14 @@ NAMES = {
 INTRO = """\
 # Compatibility with Docker
 
-Every verb and flag of `docker run`, `docker container`, `docker network` and `docker volume` ({versions}): **supported**,
-**different** (and why), or **out** (and why). This page is generated from the client itself, and a test fails when it is not
-true; another one reads the flags of the docker commands that are installed.
+Every verb and flag of `docker run`, `docker container`, `docker network` and `docker volume` ({versions}):
+**supported**, **different** (and why), or **out** (and why). This page is generated from the client itself, and a test
+fails when it is not true; another one reads the flags of the docker commands that are installed.
 
 What is different everywhere:
 
-- Every command takes the flags of targets, `-H`, `-g`, `--all`, `--host-label` and `--timeout` ([the command](cli.md#targets)).
-  `--all` means all hosts.
+- Every command takes the flags of targets: `-H`, `-g`, `--all`, `--host-label` and `--timeout`
+  ([the command](cli.md#targets)). `--all` means all hosts.
 - A switch has no value: `--rm`, not `--rm=true`.
 - Templates of `--format` have fields and a few functions, no pipes ([formats](cli.md#formats)).
 - A wrong value is refused before anything is made, with exit code 2; Docker's is 125.

@@ -22,7 +22,8 @@ def create(ctx: Any, **given: Any) -> None:
     execute(_create(ctx.obj, parsed(ctx, given | _NOT_HERE)))
 
 
-_parameters = inspect.signature(run).parameters
+# Evaluated: Typer reads what the annotations carry from the signature.
+_parameters = inspect.signature(run, eval_str=True).parameters
 create.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [each for name, each in _parameters.items() if name not in _NOT_HERE]
 )

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-from shoalctl.commands.grouping import NounGroup, noun_app
+import typer
+
+from shoalctl.app import VERBS, Verb, VerbGroup
 
 
-class ImageGroup(NounGroup):
-    """Docker's names."""
+class ImageGroup(VerbGroup):
+    """The verbs that mean images, under docker's names."""
 
-    verbs: ClassVar[Mapping[str, str]] = {
-        **{name: name for name in ("build", "inspect", "pull", "push", "tag")},
-        "ls": "images",
-        "rm": "rmi",
+    verbs: ClassVar = {
+        **{name: VERBS[name] for name in ("build", "inspect", "pull", "push", "tag")},
+        "ls": VERBS["images"],
+        "rm": VERBS["rmi"],
+        "list": Verb("images"),
+        "remove": Verb("rmi"),
     }
-    aliases: ClassVar[Mapping[str, str]] = {"list": "images", "remove": "rmi"}
 
 
-app = noun_app("Manage images.", ImageGroup)
+app = typer.Typer(
+    cls=ImageGroup,
+    help="Manage images.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"max_content_width": 110},
+)
+
+
+@app.callback()
+def image() -> None:
+    """Manage images."""
