@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import resource
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,8 +14,20 @@ from typing import Any
 import pytest
 
 from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
-from shoald.host import cgroups
-from shoald.model.container import BlkioLimit, Container, Device, Mount, MountKind, Resources, Ulimit
+from shoald.host import cgroups, rights
+from shoald.model.container import (
+    BlkioLimit,
+    Container,
+    ContainerSpec,
+    Device,
+    Mount,
+    MountKind,
+    PullPolicy,
+    Resources,
+    RestartPolicy,
+    RestartPolicyName,
+    Ulimit,
+)
 from shoald.runtime.capabilities import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
 from tests.support.docker_registry import docker_registry
 from tests.support.engine_host import EngineHost, RunningEngine, engine_host
@@ -254,9 +268,6 @@ async def test_ulimits(engine: RunningEngine) -> None:
 
 
 async def test_ulimits_beyond_the_hosts_are_lowered_with_a_warning(host: EngineHost, engine: RunningEngine) -> None:
-    from shoald.host import rights
-    from shoald.model.container import ContainerSpec, PullPolicy
-
     spec = ContainerSpec(
         image=host.image, command=("sh", "-c", "ulimit -Hn"), ulimits=(Ulimit("nofile", 1000, 2**30),), oom_score_adj=-5
     )
@@ -268,8 +279,6 @@ async def test_ulimits_beyond_the_hosts_are_lowered_with_a_warning(host: EngineH
 
 
 def rights_nofile() -> int:
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
@@ -341,8 +350,6 @@ async def test_processors_are_limited_and_told_inside(host: EngineHost, engine: 
         "sh", "-c", "nproc; grep Cpus_allowed_list /proc/self/status; while :; do :; done", resources=limits
     )
     seconds = 1.0
-    import asyncio
-
     await asyncio.sleep(seconds)
     assert os.sched_getaffinity(made.pid) == {1}
     if V1:
@@ -423,3 +430,21 @@ async def test_missing_devices_are_told_before_anything_is_made(engine: RunningE
         await engine.run("true", cdi_devices=("example.com/none=0",))
     assert unknown.value.reason == "UNKNOWN_CDI_DEVICE"
     assert not engine.host.state.containers()
+
+
+async def test_after_a_reboot_who_joins_waits_for_the_other(host: EngineHost) -> None:
+    always = RestartPolicy(RestartPolicyName.ALWAYS)
+    async with host.engine() as before:
+        # Named so that the one that joins may well be tried first.
+        first = await before.run("sleep", "1000", name="z-first", restart_policy=always)
+        second = await before.run("sleep", "1000", name="a-joins", network="container:z-first", restart_policy=always)
+    await host.reboot()
+    async with host.engine() as after:
+        async with asyncio.timeout(30):
+            while not all([(await after.state(each.id)).pid for each in (first, second)]):
+                await asyncio.sleep(0.05)
+        pids = [(await after.state(each.id)).pid for each in (first, second)]
+        networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in pids}
+        assert len(networks) == 1
+        await after.remove_all()
+        await host.settled()
