@@ -1,4 +1,4 @@
-"""Parts of the Dockerfile language that Debian's Docker is too old to record: ADD of URLs, --parents, symbolic modes."""
+"""What Debian's Docker is too old to record of the Dockerfile language: ADD of URLs, --parents, symbolic modes."""
 
 from __future__ import annotations
 
