@@ -1,6 +1,7 @@
 """Keeping the daemon's memory small: glibc's allocator, told what a daemon with many threads that mostly wait needs.
 
-By default every few threads get an arena of their own that never shrinks: half of the heap of a daemon at rest. See mallopt(3), malloc_trim(3). On another C library nothing happens.
+By default every few threads get an arena of their own that never shrinks: half of the heap of a daemon at rest. See
+mallopt(3), malloc_trim(3). On another C library nothing happens.
 """
 
 from __future__ import annotations
