@@ -17,7 +17,7 @@ from shoald.api.server import ApiServer, check_credentials
 from shoald.config import Config
 from shoald.engine.ports import Engine
 from shoald.exposition import MetricsListener
-from shoald.host import notify
+from shoald.host import memory, notify
 from shoald.host.process import use_pidfd_watcher
 from shoald.metrics import CONTENT_TYPE, Metrics
 from shoald.model.metrics import EngineMetrics
@@ -56,6 +56,7 @@ async def serve(
             # What the start made stays: the collector need not look at it again and again.
             gc.collect()
             gc.freeze()
+            memory.settle()
             _announce(config)
             await _until_stopped(signals, config, reload)
             notify.notify(notify.STOPPING)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shoal.errors import InvalidArgument, ShoalError
 from shoald import config as configuration
+from shoald.host import memory
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -100,6 +101,9 @@ def _serve(arguments: argparse.Namespace) -> None:
     config = _load(arguments)
     # Directories that user namespaces pass through are 0711, whatever umask the caller has.
     os.umask(0o022)
+    memory.keep_small()
+    # structlog would load it for colourful tracebacks, at the price of 5 MB; it is here only because of the client.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     from shoald import log
 
     log.configure(config.log_level, config.log_format)

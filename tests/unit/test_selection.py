@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from shoal.errors import InvalidArgument
 from shoald.build.keys import base_key, copy_key, run_key, tree_key, workdir_key
+from shoald.build.modes import ModeChange, mode_change
 from shoald.build.selection import (
     CopyItem,
     Tree,
@@ -69,7 +70,9 @@ def copy(*sources: str, dest: str = "/dest", **fields: Any) -> CopyStep:
     )
 
 
-def taken(step: CopyStep, tree: Tree, *, dest_is_directory: bool = False, mode: int | None = None) -> list[CopyItem]:
+def taken(
+    step: CopyStep, tree: Tree, *, dest_is_directory: bool = False, mode: ModeChange | None = None
+) -> list[CopyItem]:
     tree = tree.with_roots({path: tree.followed(path) for path in scan_paths(step)})
     return select(step, tree, dest_is_directory=dest_is_directory, mode=mode)
 
@@ -149,7 +152,7 @@ def test_owners_of_another_stage_are_kept() -> None:
 
 
 def test_a_mode_goes_to_everything_but_links_and_the_destination() -> None:
-    items = taken(copy("/"), TREE, mode=0o4711)
+    items = taken(copy("/"), TREE, mode=mode_change("4711"))
     assert {item.mode for item in items if item.kind != "l" and not item.keep_existing} == {0o4711}
     assert {item.mode for item in items if item.kind == "l"} == {0o644}
     assert items[0].mode == 0o755
@@ -173,7 +176,7 @@ def test_excludes(exclude: list[str], sources: list[str], wanted: list[str]) -> 
 
 def test_heredocs() -> None:
     files = (InlineFile("x", "a\udcff"), InlineFile("y", ""))
-    items = taken(copy(files=files, dest_is_dir=True), TREE, mode=0o755)
+    items = taken(copy(files=files, dest_is_dir=True), TREE, mode=mode_change("755"))
     assert [(i.target, i.data, i.mode, i.kind, i.uid) for i in items] == [
         ("/dest/x", "61ff", 0o755, "f", 0),
         ("/dest/y", "", 0o755, "f", 0),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import stat
+import posixpath
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,11 @@ import msgspec
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
+from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
-from shoald.build.selection import CopyItem, Tree, scan_paths, select
+from shoald.build.parents import select_with_parents
+from shoald.build.remote import Fetched, fetch
+from shoald.build.selection import CopyItem, Tree, finished, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
 from shoald.containers.launcher import Launcher
@@ -28,6 +32,7 @@ from shoald.dockerfile.steps import (
     CopyStep,
     GitSource,
     MountType,
+    PathSource,
     RunStep,
     ScratchBase,
     Step,
@@ -45,10 +50,14 @@ Unpack = Callable[[Path, Path, str], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Copying:
-    """What a COPY or ADD does: files to make, archives to unpack (paths in the source root) with their targets."""
+    """What a COPY or ADD does: files to make, archives to unpack (paths in the source root) with their targets, and the
+    same of files that were fetched into a directory of their own."""
 
     items: Sequence[CopyItem]
     archives: Sequence[tuple[str, str]]
+    fetched_root: Path | None = None
+    fetched: Sequence[CopyItem] = ()
+    fetched_archives: Sequence[tuple[str, str]] = ()
 
 
 class StepExecutor:
@@ -63,12 +72,15 @@ class StepExecutor:
         self._mounts = mounts
         self._unpack = unpack
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
+        self._fetches: dict[tuple[Path, str], asyncio.Task[Fetched]] = {}
 
     def forget_context(self, context: Path) -> None:
         """A build is over."""
         task = self._contexts.pop(context, None)
         if task is not None:
             task.cancel()
+        for key in [key for key in self._fetches if key[0] == context]:
+            self._fetches.pop(key).cancel()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -94,21 +106,48 @@ class StepExecutor:
         async with self._root(build, step, roots) as root:
             tree = await self._tree(build, step, root)
             into = step.dest_is_dir or await self._dest_is_directory(stage, step)
-            items = select(step, tree, dest_is_directory=into, mode=octal_mode(step.chmod))
-            archives: list[tuple[str, str]] = []
-            digests: list[str] = []
-            if step.unpack:
-                kept = []
-                for item in items:
-                    # Only sources themselves are unpacked, not archives inside of a directory.
-                    named = item.named and item.kind == "f"
-                    if named and await asyncio.to_thread(trees.is_archive, root, item.source):
-                        archives.append((item.source, step.dest))
-                        digests.append(item.content)
-                    else:
-                        kept.append(item)
-                items = kept
-            return Copying(items, archives), digests
+            mode = mode_change(step.chmod)
+            items = (
+                finished(step, select_with_parents(step, tree), mode)
+                if step.parents
+                else select(step, tree, dest_is_directory=into, mode=mode)
+            )
+            local = any(isinstance(source, PathSource) for source in step.sources)
+            kept, archives, digests = await _split(root, items, step.dest, unpack=step.unpack and local)
+            copying = Copying(kept, archives)
+        if not any(isinstance(source, UrlSource) for source in step.sources):
+            return copying, digests
+        # Fetched archives are unpacked only where the instruction says so, not because a local one is.
+        place, fetched = await self._fetched(build, step, into)
+        fetched = finished(step, fetched, mode)
+        files, packed, more = await _split(place, fetched, step.dest, unpack=step.unpack and not local)
+        copying = replace(copying, fetched_root=place, fetched=files, fetched_archives=packed)
+        return copying, [*digests, *(item.content for item in files), *more]
+
+    async def _fetched(self, build: Build, step: CopyStep, into: bool) -> tuple[Path, list[CopyItem]]:
+        """The files of the step's URLs, each fetched once in a build, and what to make of them."""
+        place = build.context.parent / "fetched"
+        place.mkdir(mode=0o700, exist_ok=True)
+        local = build.request.network == "host"
+        items = []
+        for source in step.sources:
+            if not isinstance(source, UrlSource):
+                continue
+            key = (build.context, source.url + step.checksum)
+            task = self._fetches.get(key)
+            if task is None:
+                path = place / f"{len(self._fetches)}-{secrets.token_hex(4)}"
+                task = asyncio.ensure_future(fetch(source.url, path, checksum=step.checksum, local=local))
+                self._fetches[key] = task
+            try:
+                found = await asyncio.shield(task)
+            except ShoalError:
+                self._fetches.pop(key, None)
+                raise
+            target = posixpath.join(step.dest, source.name) if into else step.dest
+            item = CopyItem(f"/{found.path.name}", target, "f", 0o600, 0, 0, found.mtime_ns, found.digest, {}, 0)
+            items.append(msgspec.structs.replace(item, named=True))
+        return place, items
 
     async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
         """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
@@ -208,15 +247,40 @@ class StepExecutor:
             async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
                 owner = _owner(step.chown, target)
                 await trees.copy(source, target, _followed(copying.items, step, target), owner)
-                for archive, dest in copying.archives:
-                    found = trees.resolve(source, archive)
-                    if found is None:
-                        raise InvalidArgument(f"{archive} vanished during the build", reason="COPY_FAILED")
-                    await self._unpack(found, target, dest)
+                await self._unpack_all(source, copying.archives, target)
+                if copying.fetched_root is not None:
+                    fetched = _followed(copying.fetched, step, target)
+                    await trees.copy(copying.fetched_root, target, fetched, owner)
+                    await self._unpack_all(copying.fetched_root, copying.fetched_archives, target)
+
+    async def _unpack_all(self, source: Path, archives: Sequence[tuple[str, str]], target: Path) -> None:
+        for archive, dest in archives:
+            found = trees.resolve(source, archive)
+            if found is None:
+                raise InvalidArgument(f"{archive} vanished during the build", reason="COPY_FAILED")
+            await self._unpack(found, target, dest)
 
     async def _workdir(self, step: WorkdirStep, snapshot_id: str) -> None:
         async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
             await trees.copy(None, target, [_directory(step.path)], _owner(step.user, target))
+
+
+async def _split(
+    root: Path, items: Sequence[CopyItem], dest: str, *, unpack: bool
+) -> tuple[list[CopyItem], list[tuple[str, str]], list[str]]:
+    """Files to make, archives to unpack, and digests of the archives. Only sources themselves are unpacked, not
+    archives inside of a directory."""
+    kept: list[CopyItem] = []
+    archives: list[tuple[str, str]] = []
+    digests: list[str] = []
+    for item in items:
+        named = unpack and item.named and item.kind == "f"
+        if named and await asyncio.to_thread(trees.is_archive, root, item.source):
+            archives.append((item.source, dest))
+            digests.append(item.content)
+        else:
+            kept.append(item)
+    return kept, archives, digests
 
 
 def _directory(path: str) -> CopyItem:
@@ -248,20 +312,6 @@ def _owner(chown: str, root: Path) -> tuple[int, int] | None:
     return user.uid, user.gid
 
 
-def octal_mode(chmod: str) -> int | None:
-    """The mode of --chmod; None for none. Raises Unimplemented for symbolic modes."""
-    if not chmod:
-        return None
-    try:
-        return stat.S_IMODE(int(chmod, 8))
-    except ValueError:
-        raise Unimplemented(
-            f"symbolic modes are not supported yet: --chmod={chmod}",
-            reason="CHMOD_UNSUPPORTED",
-            hint="use an octal mode",
-        ) from None
-
-
 def _check_run(step: RunStep, build: Build) -> None:
     if step.network == "host" and build.request.network != "host":
         # A Dockerfile must not take what its caller did not give (and may not have).
@@ -277,14 +327,12 @@ def _check_run(step: RunStep, build: Build) -> None:
 
 
 def _check_copy(step: CopyStep) -> None:
-    if any(isinstance(source, UrlSource | GitSource) for source in step.sources):
+    if any(isinstance(source, GitSource) for source in step.sources):
         raise Unimplemented(
-            "ADD of URLs and git repositories is not supported yet",
+            "ADD of git repositories is not supported yet",
             reason="INSTRUCTION_UNSUPPORTED",
-            hint="fetch it in a RUN step, or put it into the context",
+            hint="clone it in a RUN step, or put it into the context",
         )
-    if step.parents:
-        raise Unimplemented("COPY --parents is not supported yet", reason="INSTRUCTION_UNSUPPORTED")
     if isinstance(step.base, ContextBase) and step.base.name:
         raise Unimplemented("named contexts are not supported yet", reason="INSTRUCTION_UNSUPPORTED")
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from shoal.errors import InvalidArgument
 from shoal.ignore import Matcher
+from shoald.build.modes import ModeChange
 from shoald.dockerfile.steps import ContextBase, CopyStep, PathSource
 
 HAS_WILDCARD = re.compile(r"[*?\[\\]")
@@ -120,6 +121,10 @@ class Tree:
                     pending.append(entry.path)
         return sorted(found, key=lambda entry: entry.path.split("/"))
 
+    def inside(self, path: str) -> Sequence[TreeEntry]:
+        """What is directly in a directory, by name."""
+        return sorted(self._below.get(path, ()), key=lambda entry: entry.path)
+
     def matching(self, pattern: str) -> list[str]:
         """Paths that a pattern with wildcards names, in order. Its beginning without wildcards is one of the roots and
         may be a symbolic link; nothing else is followed."""
@@ -221,7 +226,7 @@ def links_to_scan(step: CopyStep, tree: Tree) -> list[str]:
     ]
 
 
-def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: int | None) -> list[CopyItem]:
+def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: ModeChange | None) -> list[CopyItem]:
     """Items in the order in which they are to be made. `dest_is_directory`: the destination exists as a directory.
 
     Raises InvalidArgument (COPY_SOURCE_MISSING, BAD_PATTERN).
@@ -229,7 +234,8 @@ def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: int | N
     items: list[CopyItem] = []
     into = step.dest_is_dir or dest_is_directory
     for source in step.sources:
-        assert isinstance(source, PathSource)
+        if not isinstance(source, PathSource):
+            continue
         for name, path in _named(source, tree):
             items += _from_source(step, tree, path, posixpath.join(step.dest, name) if into else step.dest)
     for file in step.files:
@@ -238,6 +244,11 @@ def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: int | N
         # The digest stands for the content in keys, and tells apart a file from an empty one.
         digest = hashlib.sha256(data).hexdigest()
         items.append(CopyItem("", target, "f", 0o644, 0, 0, 0, digest, {}, 0, data=data.hex()))
+    return finished(step, items, mode)
+
+
+def finished(step: CopyStep, items: Sequence[CopyItem], mode: ModeChange | None) -> list[CopyItem]:
+    """The items with the owner and modes that the step gives them, and their links numbered."""
     if isinstance(step.base, ContextBase):
         items = [replace(item, uid=0, gid=0) for item in items]
     if mode is not None:
@@ -265,7 +276,7 @@ def _from_source(step: CopyStep, tree: Tree, path: str, target: str) -> list[Cop
     entry = tree.by_path[path]
     excluded = Matcher(step.exclude).excluded if step.exclude else None
     if entry.kind != "d":
-        return [] if excluded and excluded(posixpath.basename(target)) else [_item(entry, target, named=True)]
+        return [] if excluded and excluded(posixpath.basename(target)) else [item_of(entry, target, named=True)]
     # As in BuildKit, a new directory at the destination itself is made afresh, not after the source.
     items = [CopyItem(path, step.dest, "d", 0o755, 0, 0, entry.mtime_ns, "", {}, 0, keep_existing=True)]
     left_out: dict[str, TreeEntry] = {}
@@ -278,8 +289,8 @@ def _from_source(step: CopyStep, tree: Tree, path: str, target: str) -> list[Cop
         # A directory that is left out is made all the same for what an exception ("!") takes from it.
         for above in _above(relative):
             if above in left_out:
-                items.append(_item(left_out.pop(above), posixpath.join(step.dest, above)))
-        items.append(_item(child, posixpath.join(step.dest, relative)))
+                items.append(item_of(left_out.pop(above), posixpath.join(step.dest, above)))
+        items.append(item_of(child, posixpath.join(step.dest, relative)))
     return items
 
 
@@ -288,7 +299,8 @@ def _above(relative: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _item(entry: TreeEntry, target: str, *, named: bool = False) -> CopyItem:
+def item_of(entry: TreeEntry, target: str, *, named: bool = False) -> CopyItem:
+    """A file as its entry has it, to be made at `target`."""
     return CopyItem(
         entry.path,
         target,
@@ -318,5 +330,7 @@ def _grouped(items: Sequence[CopyItem]) -> list[CopyItem]:
     ]
 
 
-def _with_mode(item: CopyItem, mode: int) -> CopyItem:
-    return item if item.kind == "l" or item.keep_existing else replace(item, mode=mode)
+def _with_mode(item: CopyItem, mode: ModeChange) -> CopyItem:
+    if item.kind == "l" or item.keep_existing:
+        return item
+    return replace(item, mode=mode.apply(item.mode, directory=item.kind == "d"))
