@@ -404,7 +404,8 @@ async def test_changes_and_commit(engine: RunningEngine) -> None:
     assert (config.cmd, "A=b" in (config.env or []), config.labels) == (["cat", "/new"], True, {"x": "y"})
     text, end = await engine.output(image="made/here:1")
     assert (text, end.exit_code) == ("x\n", 0)
-    text, _ = await engine.output("sh", "-c", "ls -d /old/* /kept /deep/er /vol/* /etc/hosts 2>&1; stat -c %u /new", image=image.id)
+    look = "ls -d /old/* /kept /deep/er /vol/* /etc/hosts 2>&1; stat -c %u /new"
+    text, _ = await engine.output("sh", "-c", look, image=image.id)
     assert text.splitlines() == [
         "ls: /kept: No such file or directory",
         "ls: /vol/*: No such file or directory",

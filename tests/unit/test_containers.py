@@ -21,6 +21,7 @@ from shoal.errors import (
     ShoalError,
 )
 from shoald.containers import lifecycle, transitions
+from shoald.model.change import ContainerChange
 from shoald.model.container import ContainerState, PortMapping, RestartPolicy, RestartPolicyName
 from shoald.model.log import LogBatch, LogQuery
 from tests.support.containers_rig import Rig, rig
@@ -302,6 +303,10 @@ async def test_everything_at_once(tmp_path: Path) -> None:
                 host.cases.start(made.id),
                 host.cases.stop(made.id, 0, ""),
                 host.cases.kill(made.id, "KILL"),
+                host.cases.restart(made.id, 0, ""),
+                host.control.pause(made.id),
+                host.control.unpause(made.id),
+                host.control.update(made.id, ContainerChange(pids_limit=9)),
                 host.cases.remove(made.id, True, True),
             ]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -437,7 +442,7 @@ def _suspending(host: Rig) -> None:
         wrap(host.snapshots, name)
     for name in ("allocate", "connect", "release"):
         wrap(host.network, name)
-    for name in ("kill", "kill_all", "delete"):
+    for name in ("kill", "kill_all", "delete", "pause", "resume"):
         wrap(host.runtime, name)
 
 
@@ -476,7 +481,7 @@ async def _create_and_start(host: Rig) -> None:
     await host.supervisor.start(made.id)
 
 
-@pytest.mark.parametrize("what", ["stop", "remove", "start"])
+@pytest.mark.parametrize("what", ["stop", "remove", "start", "pause", "unpause", "restart", "frozen"])
 async def test_cancelled_at_every_await_others_can_be_repeated(tmp_path: Path, what: str) -> None:
     async with rig(tmp_path) as host:
         _suspending(host)
@@ -484,10 +489,16 @@ async def test_cancelled_at_every_await_others_can_be_repeated(tmp_path: Path, w
             made = await host.run("sleep", "100")
             if what == "start":
                 await host.supervisor.stop(made.id, 0, "")
+            if what == "unpause":
+                await host.supervisor.freezing.pause(made.id)
             calls = {
                 "stop": lambda each=made.id: host.supervisor.stop(each, 10, ""),
                 "remove": lambda each=made.id: host.supervisor.remove(each, force=True, volumes=True),
                 "start": lambda each=made.id: host.supervisor.start(each),
+                "pause": lambda each=made.id: host.supervisor.freezing.pause(each),
+                "unpause": lambda each=made.id: host.supervisor.freezing.unpause(each),
+                "restart": lambda each=made.id: host.supervisor.restart(each, 0, ""),
+                "frozen": lambda each=made.id: _frozen_for_a_moment(host, each),
             }
             task = asyncio.ensure_future(calls[what]())
             for _ in range(steps):
@@ -497,10 +508,19 @@ async def test_cancelled_at_every_await_others_can_be_repeated(tmp_path: Path, w
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            # What is written and what is so agree, wherever it was cancelled.
+            found = host.state(made.id)
+            if found in (RUNNING, ContainerState.PAUSED):
+                assert (found is ContainerState.PAUSED) == host.runtime.paused(made.id)
             await host.supervisor.remove(made.id, force=True, volumes=True)
             await until(lambda: not host.leftovers())
         else:
             raise AssertionError("never done")
+
+
+async def _frozen_for_a_moment(host: Rig, container_id: str) -> None:
+    async with host.supervisor.freezing.frozen(container_id):
+        await asyncio.sleep(0)
 
 
 # --- the next daemon --------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 from msgspec.structs import replace
 
-from shoal.errors import DataLoss, FailedPrecondition, Internal
+from shoal.errors import DataLoss, FailedPrecondition, Internal, ShoalError
 from shoald.containers.changing import Changing
 from shoald.containers.exposed import published
 from shoald.containers.freezing import Freezing
@@ -240,6 +240,11 @@ class Supervisor:
         try:
             await self.stop(container_id, timeout_s, signal)
             container = await self.start(container_id)
+        except ShoalError:
+            current = self._md.containers.get(container_id)
+            if current is not None and current.spec.auto_remove and current.state is ContainerState.EXITED:
+                await self.remove(container_id, force=False, volumes=True)
+            raise
         finally:
             self._life.kept.discard(container_id)
         self._life.event(container, "restart")
