@@ -18,6 +18,7 @@ from shoald.host import links, nft
 from shoald.host.netlink import NetlinkSocket, open_netns
 from shoald.host.process import PIPE, Process, spawn
 from shoald.metadata import Metadata
+from shoald.network.addressing import is_bridge_name
 from shoald.network.bridge import BridgeNetwork, BridgeSettings
 
 NUMBER = os.getpid() % 200
@@ -33,8 +34,15 @@ NEIGHBOUR = str(LAN.network_address + 2)
 GATEWAY = str(SUBNET.network_address + 1)
 
 
-def settings(subnet: ipaddress.IPv4Network = SUBNET) -> BridgeSettings:
-    return BridgeSettings(BRIDGE, subnet, TABLE, "127.0.0.1")
+POOL = ipaddress.IPv4Network(f"10.235.{NUMBER}.0/24")
+
+
+def settings(
+    subnet: ipaddress.IPv4Network = SUBNET, *, dns_program: str = "", dns_directory: Path = Path("/nonexistent")
+) -> BridgeSettings:
+    return BridgeSettings(
+        BRIDGE, subnet, TABLE, "127.0.0.1", pool=POOL, dns_program=dns_program, dns_directory=dns_directory
+    )
 
 
 def new_id() -> str:
@@ -49,16 +57,17 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 
 @contextlib.asynccontextmanager
-async def real_network(md: Metadata) -> AsyncIterator[BridgeNetwork]:
+async def real_network(md: Metadata, **changes: Any) -> AsyncIterator[BridgeNetwork]:
     """The real one, set up; everything of it is gone afterwards."""
-    network = BridgeNetwork(md, settings())
+    network = BridgeNetwork(md, settings(**changes))
     try:
         await network.setup()
         yield network
     finally:
         await network.teardown()
     assert await nft.list_table("ip", TABLE) is None
-    assert BRIDGE not in os.listdir("/sys/class/net")
+    assert await nft.list_table("ip6", TABLE) is None
+    assert not [name for name in os.listdir("/sys/class/net") if name == BRIDGE or is_bridge_name(BRIDGE, name)]
 
 
 class Peer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import msgspec
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from shoald.metadata import HoldKind, Metadata
 from shoald.metadata import events as events_module
-from shoald.metadata.rows import from_ns, to_ns
+from shoald.metadata.rows import from_ns, now, to_ns
 from shoald.model.container import (
     ContainerSpec,
     ContainerState,
+    Membership,
     Mount,
     MountKind,
     PortMapping,
@@ -26,6 +27,7 @@ from shoald.model.container import (
     RestartPolicyName,
 )
 from shoald.model.event import Event
+from shoald.model.network import Network
 from shoald.model.snapshot import Volume
 from tests.support.records import TIME, container, image, sha, snapshot
 
@@ -301,6 +303,50 @@ class TestAddressesAndPorts:
                 assert md.addresses.all() == {address: owner for owner, address in held.items()}
                 assert len(set(held.values())) == len(held)
 
+    def test_addresses_that_are_asked_for(self, md: Metadata) -> None:
+        subnet, part = IPv4Network("10.88.1.0/24"), IPv4Network("10.88.1.128/30")
+        wanted = IPv4Address("10.88.1.9")
+        assert md.addresses.allocate("c1", subnet, wanted=wanted) == wanted
+        with pytest.raises(AlreadyExists) as caught:
+            md.addresses.allocate("c2", subnet, wanted=wanted)
+        assert (caught.value.reason, caught.value.metadata["container"]) == ("ADDRESS_IN_USE", "c1")
+        kept = [IPv4Address("10.88.1.2")]
+        assert md.addresses.allocate("c2", subnet, avoid=kept) == IPv4Address("10.88.1.3")
+        found = [md.addresses.allocate(f"r{n}", subnet, within=part) for n in range(4)]
+        assert [str(address) for address in found] == [f"10.88.1.{n}" for n in (128, 129, 130, 131)]
+        with pytest.raises(ResourceExhausted):
+            md.addresses.allocate("r9", subnet, within=part)
+        assert md.addresses.owners(subnet)[:2] == ["c2", "c1"]
+
+    def test_ipv6_addresses(self, md: Metadata) -> None:
+        subnet = IPv6Network("fd00:1::/64")
+        md.addresses6.allocate("a", subnet, wanted=IPv6Address("fd00:1::3"))
+        found = [md.addresses6.allocate(owner, subnet) for owner in ("b", "c", "b")]
+        assert [str(address) for address in found] == ["fd00:1::2", "fd00:1::4", "fd00:1::2"]
+        assert md.addresses6.owners(subnet) == ["b", "a", "c"]
+        md.addresses6.release("b", IPv6Network("fd00:2::/64"))
+        md.addresses6.release("b", subnet)
+        assert md.addresses6.get("b", subnet) is None
+        assert md.addresses6.all() == {IPv6Address("fd00:1::3"): "a", IPv6Address("fd00:1::4"): "c"}
+
+    def test_networks_and_memberships(self, md: Metadata) -> None:
+        network = Network("a" * 64, "net", now(), "b", ("10.5.0.0/24",), ("10.5.0.1",), labels={"k": "v"})
+        md.networks.insert(network)
+        assert (md.networks.get(network.id), md.networks.list()) == (network, [network])
+        with pytest.raises(AlreadyExists):
+            md.networks.insert(msgspec.structs.replace(network, id="b" * 64))
+        web = container("web")
+        md.containers.insert(web)
+        for each in (Membership("bridge"), Membership(network.id, "10.5.0.9", aliases=("x",)), Membership("bridge")):
+            md.memberships.put(web.id, each)
+        assert [each.network for each in md.memberships.of(web.id)] == ["bridge", network.id]
+        assert md.memberships.members(network.id)[web.id].aliases == ("x",)
+        assert md.memberships.remove(web.id, "bridge")
+        assert not md.memberships.remove(web.id, "bridge")
+        md.containers.delete(web.id)
+        assert md.memberships.all() == {}
+        assert md.networks.delete(network.id)
+
     @pytest.mark.parametrize(
         ("first", "second", "conflict"),
         [
@@ -310,7 +356,8 @@ class TestAddressesAndPorts:
             (("127.0.0.1", 80, "tcp"), ("127.0.0.1", 80, "udp"), False),
             (("0.0.0.0", 80, "tcp"), ("127.0.0.1", 80, "tcp"), True),
             (("127.0.0.1", 80, "udp"), ("0.0.0.0", 80, "udp"), True),
-            (("::", 80, "tcp"), ("0.0.0.0", 80, "tcp"), True),
+            (("::", 80, "tcp"), ("0.0.0.0", 80, "tcp"), False),
+            (("::", 80, "tcp"), ("fd00::1", 80, "tcp"), True),
             (("::1", 80, "tcp"), ("127.0.0.1", 80, "tcp"), False),
         ],
     )

@@ -12,33 +12,70 @@ from shoald.host import netlink
 from shoald.network import conntrack, forwarding
 from shoald.network.notifications import concerns
 from shoald.network.resolv import FALLBACK_DNS, container_resolv_conf
-from shoald.network.rules import CHAINS, RULES, Published, close_script, open_script, table_script
+from shoald.network.rules import (
+    CHAINS,
+    FAMILIES,
+    IPV4,
+    RULES,
+    Family,
+    Published,
+    Segment,
+    close_script,
+    elements_of,
+    open_script,
+    table_script,
+    tables_script,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "network"
-WEB = Published("tcp", "127.0.0.1", 8080, "10.88.64.2", 80)
-DNS = Published("udp", "0.0.0.0", 53, "10.88.64.3", 5353)
+WEB = Published("tcp", "127.0.0.1", 8080, "10.209.0.2", 80)
+DNS = Published("udp", "0.0.0.0", 53, "10.209.0.3", 5353)
+WEB6 = Published("tcp", "2001:db8::1", 8080, "fd00:1::2", 80)
+ANY6 = Published("udp", "::", 53, "fd00:1::2", 53)
+DEFAULT = Segment("shoal0", ("10.209.0.0/20",))
+BACK = Segment("shoal0-aaaaaaaa", ("10.209.128.0/24", "fd00:1::/64"), internal=True)
+OPEN = Segment("shoal0-bbbbbbbb", ("10.209.129.0/24",), isolated=False)
 
 
-@pytest.mark.parametrize(("name", "published"), [("empty", []), ("published", [WEB, DNS])])
-def test_the_whole_table(name: str, published: list[Published]) -> None:
-    script = table_script("shoal", "shoal0", "10.88.64.0/20", published)
-    assert script == (GOLDEN / f"{name}.nft").read_text()
+@pytest.mark.parametrize(
+    ("name", "segments", "published"),
+    [
+        ("empty", [DEFAULT], []),
+        ("published", [DEFAULT], [WEB, DNS]),
+        ("networks", [DEFAULT, BACK, OPEN], [WEB, WEB6, ANY6]),
+    ],
+)
+def test_the_whole_table(name: str, segments: list[Segment], published: list[Published]) -> None:
+    assert tables_script("shoal", segments, published) == (GOLDEN / f"{name}.nft").read_text()
 
 
-def test_the_counts_that_a_repair_goes_by() -> None:
-    lines = [line.strip() for line in table_script("t", "b", "10.0.0.0/8", [WEB]).splitlines()]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_counts_that_a_repair_goes_by(family: Family) -> None:
+    segments = [DEFAULT, BACK, OPEN]
+    lines = [line.strip() for line in table_script(family, "t", segments, [WEB, WEB6]).splitlines()]
     assert {line.split()[1] for line in lines if line.startswith("chain")} == CHAINS
     verdicts = {"drop", "accept", "return", "masquerade", "dnat"}
     assert sum(bool(verdicts & set(line.split())) for line in lines) == RULES
+    elements = sum(line.startswith(('"', "10.", "fd", "tcp .")) for line in lines)
+    assert elements == elements_of(family, segments, [WEB, WEB6])
+
+
+def test_rules_do_not_grow_with_ports_and_networks() -> None:
+    ports = [Published("tcp", "127.0.0.1", 1024 + n, "10.209.0.2", 80) for n in range(1000)]
+    networks = [Segment(f"b{n}", (f"10.210.{n}.0/24",)) for n in range(100)]
+    few, many = table_script(IPV4, "t", networks[:1], ports[:1]), table_script(IPV4, "t", networks, ports)
+    chains = [text[text.index("  chain") :] for text in (few, many)]
+    assert chains[0] == chains[1]
+    assert open_script("t", ports[:1]).count("\n") == 1
 
 
 def test_an_element_is_opened_and_closed() -> None:
     assert open_script("shoal", [WEB, DNS]) == (
-        "add element ip shoal published { tcp . 127.0.0.1 . 8080 : 10.88.64.2 . 80 }\n"
-        "add element ip shoal published_any { udp . 53 : 10.88.64.3 . 5353 }\n"
+        "add element ip shoal published { tcp . 127.0.0.1 . 8080 : 10.209.0.2 . 80 }\n"
+        "add element ip shoal published_any { udp . 53 : 10.209.0.3 . 5353 }\n"
     )
     assert close_script("shoal", [DNS]) == (
-        "add element ip shoal published_any { udp . 53 : 10.88.64.3 . 5353 }\n"
+        "add element ip shoal published_any { udp . 53 : 10.209.0.3 . 5353 }\n"
         "delete element ip shoal published_any { udp . 53 }\n"
     )
 
@@ -50,17 +87,44 @@ def chain(**fields: str) -> dict[str, object]:
 
 
 def test_chains_that_drop_get_rules_once() -> None:
-    objects = [chain(), chain(name="INPUT", hook="input"), chain(table="ok", policy="accept")]
+    objects = [chain(), chain(name="OUTPUT", hook="output"), chain(table="ok", policy="accept")]
     script = forwarding.admit_script(objects, "shoal0")
-    assert script == (
-        'insert rule ip filter FORWARD iifname "shoal0" counter accept comment "shoal bridge shoal0"\n'
-        'insert rule ip filter FORWARD oifname "shoal0" counter accept comment "shoal bridge shoal0"\n'
+    assert script == "".join(
+        f'insert rule ip filter FORWARD {side} "{name}" counter accept comment "shoal bridge shoal0"\n'
+        for name in ("shoal0", "shoal0-*")
+        for side in ("iifname", "oifname")
     )
-    rule = {"table": "filter", "chain": "FORWARD", "handle": 7, "comment": "shoal bridge shoal0"}
+    rule = {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 7, "comment": "shoal bridge shoal0"}
     assert forwarding.admit_script([chain(), {"rule": rule}], "shoal0") == ""
     assert forwarding.admit_script([chain(), {"rule": rule}], "shoal1") != ""
     assert forwarding.withdraw_script([chain(), {"rule": rule}], "shoal0") == "delete rule ip filter FORWARD handle 7\n"
     assert forwarding.withdraw_script([chain(), {"rule": rule}], "shoal1") == ""
+
+
+def test_the_name_server_is_reached_where_the_host_drops_what_it_gets() -> None:
+    script = forwarding.admit_script([chain(family="inet", name="in", hook="input")], "shoal0")
+    assert script == (
+        'insert rule inet filter in iifname "shoal0-*" meta l4proto { tcp, udp } th dport 53'
+        ' counter accept comment "shoal bridge shoal0"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("expressions", "shut"),
+    [
+        ([{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}], True),
+        ([{"counter": {"packets": 0, "bytes": 0}}, {"xt": {"type": "target", "name": "REJECT"}}], True),
+        ([{"log": None}, {"drop": None}], True),
+        ([{"match": {"op": "in", "left": {}, "right": "invalid"}}, {"drop": None}], False),
+        ([{"xt": {"type": "match", "name": "conntrack"}}, {"drop": None}], False),
+        ([{"jump": {"target": "x"}}], False),
+        ([], False),
+    ],
+)
+def test_a_last_rule_may_shut_a_chain_as_firewalld_does(expressions: list[dict[str, object]], shut: bool) -> None:
+    rule = {"family": "inet", "table": "firewalld", "chain": "filter_FORWARD", "handle": 1, "expr": expressions}
+    objects = [chain(family="inet", table="firewalld", name="filter_FORWARD", policy="accept"), {"rule": rule}]
+    assert bool(forwarding.closed(objects)) is shut
 
 
 @pytest.mark.parametrize("name", ["a b", "a;flush ruleset", "a\nflush ruleset", '"', ""])
@@ -80,6 +144,13 @@ def test_names_of_others_never_reach_a_script(name: str) -> None:
 )
 def test_resolv_conf(host: str, wanted: str) -> None:
     assert container_resolv_conf(host) == wanted
+
+
+def test_resolv_conf_of_networks_with_names() -> None:
+    host = "search a.b\nnameserver 192.0.2.1\noptions ndots:2\n"
+    assert container_resolv_conf(host, ["10.209.128.1", "fd00::1"]) == (
+        "nameserver 10.209.128.1\nnameserver fd00::1\nsearch a.b\noptions ndots:2\n"
+    )
 
 
 def message(kind: int, payload: bytes = b"") -> bytes:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-
 from msgspec.structs import replace
 
 from shoal.errors import FailedPrecondition, InvalidArgument, NotFound, ShoalError
@@ -361,15 +360,16 @@ class BridgeNetwork:
         if not memberships:
             return
         present = await in_thread(wiring.present_links)
-        wanted = {membership.network for membership in memberships}
+        joined = {membership.network for membership in memberships}
         for network in self.networks.list():
+            if network.id not in joined and wiring.link_name(container_id, network) in present:
+                await self.detach(container_id, pid, network.id)
+        for membership in memberships:
+            network = self.networks.require(membership.network)
             name = wiring.link_name(container_id, network)
-            if network.id not in wanted:
-                if name in present:
-                    await self.detach(container_id, pid, network.id)
-            elif name not in present:
+            if name not in present:
                 log.warning("interface_mended", container=container_id, network=network.name)
-                await self.attach(container_id, pid, next(m for m in memberships if m.network == network.id))
+                await self.attach(container_id, pid, membership)
             elif present[name] != (index := self.networks.index(network)):
                 await in_thread(functools.partial(wiring.enslave, name, index, isolated=not network.icc))
 

@@ -39,6 +39,7 @@ _START_TIMEOUT_S = 20.0
 _END_WAIT_S = 5.0
 _RESTART_DELAYS_S = (0.0, 0.2, 1.0, 5.0)
 _LISTEN_WAIT_S = 2.0
+_RELOAD_WAIT_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,16 @@ class NameServer:
             self._stop_watching()
             await in_thread(lambda: end(self._directory))
             return
+        before = await in_thread(lambda: udp_listeners(PORT))
         if found is None:
             found = await self._start()
+            before = {}
         elif changed:
             send_signal(*found, signal.SIGHUP)
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_process(*found), name="aardvark-dns")
         if changed:
-            await _listening([address for zone in zones for address in zone.listen])
+            await _listening([address for zone in zones for address in zone.listen], before)
 
     def _write(self, wanted: Mapping[str, str]) -> bool:
         """Make the files; whether anything changed."""
@@ -240,11 +243,17 @@ def end(directory: Path) -> None:
         (directory / "aardvark.pid").unlink()
 
 
-async def _listening(addresses: Sequence[str]) -> None:
-    """Wait a moment until the server listens there: it takes up its files only after the signal has returned."""
-    deadline = asyncio.get_running_loop().time() + _LISTEN_WAIT_S
-    while not set(addresses) <= await in_thread(lambda: udp_listeners(PORT)):
-        if asyncio.get_running_loop().time() > deadline:
+async def _listening(addresses: Sequence[str], before: Mapping[str, int]) -> None:
+    """Wait a moment until the server has taken up its files, after the signal has returned: then it listens there, and
+    with other sockets than before. (Versions that keep their sockets are waited for as long as this may take.)"""
+    begin = asyncio.get_running_loop().time()
+    while True:
+        now = await in_thread(lambda: udp_listeners(PORT))
+        waited_s = asyncio.get_running_loop().time() - begin
+        there = all(address in now for address in addresses)
+        if there and (waited_s > _RELOAD_WAIT_S or all(now[a] != before.get(a) for a in addresses)):
+            return
+        if waited_s > _LISTEN_WAIT_S:
             log.warning("dns_does_not_listen", addresses=list(addresses))
             return
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.001)
