@@ -166,6 +166,20 @@ def record(text: str, *, error: bool = False, seconds: float = CREATED) -> conta
     return container_pb2.LogRecord(time=at(seconds), stream=stream, data=text.encode())
 
 
+def _sample(item: container_pb2.Container) -> container_pb2.ContainerServiceStatsResponse.Sample:
+    return container_pb2.ContainerServiceStatsResponse.Sample(
+        id=item.id,
+        name=item.name,
+        time=at(),
+        cpu_fraction=0.256,
+        memory_bytes=1 << 20,
+        memory_limit_bytes=4 << 20,
+        network_received_bytes=1000,
+        network_sent_bytes=2000,
+        pids=3,
+    )
+
+
 class _Containers(container_pb2_grpc.ContainerServiceServicer):
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
@@ -189,6 +203,68 @@ class _Containers(container_pb2_grpc.ContainerServiceServicer):
     def Stop(self, request: Any, context: Any) -> Any:
         self._daemon.note("Stop", request, context)
         return container_pb2.ContainerServiceStopResponse(container=self._daemon.find(request.name, context))
+
+    def Create(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Create", request, context)
+        made = container(request.spec.name or "happy_name", "c", state=container_pb2.CONTAINER_STATE_CREATED)
+        self._daemon.containers.insert(0, made)
+        return container_pb2.ContainerServiceCreateResponse(container=made, warnings=["mind the gap"])
+
+    def Restart(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Restart", request, context)
+        return container_pb2.ContainerServiceRestartResponse(container=self._daemon.find(request.name, context))
+
+    def Pause(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Pause", request, context)
+        self._daemon.find(request.name, context).state = container_pb2.CONTAINER_STATE_PAUSED
+        return container_pb2.ContainerServicePauseResponse()
+
+    def Unpause(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Unpause", request, context)
+        self._daemon.find(request.name, context).state = container_pb2.CONTAINER_STATE_RUNNING
+        return container_pb2.ContainerServiceUnpauseResponse()
+
+    def Rename(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Rename", request, context)
+        self._daemon.find(request.name, context).name = request.new_name
+        return container_pb2.ContainerServiceRenameResponse()
+
+    def Update(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Update", request, context)
+        found = self._daemon.find(request.name, context)
+        return container_pb2.ContainerServiceUpdateResponse(container=found, warnings=["half of it"])
+
+    def Top(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Top", request, context)
+        self._daemon.find(request.name, context)
+        response = container_pb2.ContainerServiceTopResponse
+        rows = [response.Process(fields=["42", "sleep  1"]), response.Process(fields=["43"])]
+        return response(titles=["PID", "CMD"], processes=rows)
+
+    def Stats(self, request: Any, context: Any) -> Iterator[Any]:
+        self._daemon.note("Stats", request, context)
+        for _ in range(1 if request.one_shot else 2):
+            yield container_pb2.ContainerServiceStatsResponse(samples=map(_sample, self._daemon.containers))
+            time.sleep(0.01)
+            self._daemon.broken("Stats", context)
+
+    def Changes(self, request: Any, context: Any) -> Iterator[Any]:
+        self._daemon.note("Changes", request, context)
+        self._daemon.find(request.name, context)
+        response = container_pb2.ContainerServiceChangesResponse
+        for kind, path in ((1, "/etc"), (2, "/etc/new"), (3, "/old\n")):
+            yield response(changes=[response.Change(kind=kind, path=path)])  # type: ignore[arg-type]
+            time.sleep(0.01)
+            self._daemon.broken("Changes", context)
+
+    def Commit(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Commit", request, context)
+        self._daemon.find(request.name, context)
+        return container_pb2.ContainerServiceCommitResponse(image_id="sha256:" + "7" * 64)
+
+    def Prune(self, request: Any, context: Any) -> Any:
+        self._daemon.note("Prune", request, context)
+        return container_pb2.ContainerServicePruneResponse(ids=["a" * 64], freed_bytes=2000)
 
     def Kill(self, request: Any, context: Any) -> Any:
         self._daemon.note("Kill", request, context)
