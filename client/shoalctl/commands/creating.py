@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.errors import ShoalError
+from shoalctl import exits
 from shoalctl.commands.running import Running
 from shoalctl.fleet.host import HostClient, new_request_id
 from shoalctl.fleet.lifecycle import create
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 class Creating(Running):
     """One `shoal create` on the hosts of a fleet."""
+
+    def exit_code(self, error: ShoalError) -> int:
+        """As docker: 125 to 127 are those of `run` alone."""
+        return exits.for_error(error)
 
     def request(self, spec: container_pb2.ContainerSpec) -> Any:
         """The image was pulled before, or is here."""

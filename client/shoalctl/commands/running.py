@@ -86,7 +86,7 @@ class Running:
             if isinstance(error, UsageFault):
                 raise
             show_error(error, host.name)
-            return exits.for_run(error.reason)
+            return self.exit_code(error)
 
     async def _on_several(self) -> int:
         if self._options.detach:
@@ -147,6 +147,10 @@ class Running:
         if self._options.cidfile:
             await asyncio.to_thread(_write_new, Path(self._options.cidfile), response.container.id)
         return response.container  # type: ignore[no-any-return]
+
+    def exit_code(self, error: ShoalError) -> int:
+        """What the command ends with when the container could not be had."""
+        return exits.for_run(error.reason)
 
     def request(self, spec: container_pb2.ContainerSpec) -> Any:
         """What asks for the container; the image was pulled before, or is here."""
