@@ -122,6 +122,9 @@ class FakeNetwork:
     async def mend(self, container_id: str, pid: int) -> None:
         """Nothing is ever broken."""
 
+    async def renamed(self) -> None:
+        """Names are nobody's business here."""
+
     def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
         """See NetworkDriver.resolv_conf."""
         return "nameserver 192.0.2.53\n"

@@ -63,6 +63,8 @@ class Changing:
             changed = self._md.containers.update(container_id, name=name, spec=replace(container.spec, name=name))
             self._life.event(changed, "rename", oldName=container.name)
             self._life.watch.changed(container_id)
+            if container.state in ALIVE:
+                await self._life.launcher.network.renamed()
 
     async def update(self, container_id: str, change: ContainerChange) -> Container:
         """Raises InvalidArgument (as create), FailedPrecondition (MEMORY_IN_USE, LIMIT_REFUSED, CONTAINER_BUSY)."""

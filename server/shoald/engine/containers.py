@@ -247,8 +247,17 @@ class ContainerCases:
     async def list_containers(self, wanted: ContainerFilter) -> list[Container]:
         """Newest first."""
         found = [c for c in self._md.containers.list() if c.state is not ContainerState.CREATING and selects(wanted, c)]
+        if wanted.network:
+            found = self._in_network(wanted.network, found)
         found.sort(key=lambda c: c.created_at, reverse=True)
         return found[: wanted.limit] if wanted.limit > 0 else found
+
+    def _in_network(self, wanted: str, found: list[Container]) -> list[Container]:
+        if wanted in ("host", "none"):
+            return [container for container in found if container.spec.network == wanted]
+        ids = {network.id for network in self._md.networks.list() if wanted in (network.name, network.id)} or {wanted}
+        members = {each for network_id in ids for each in self._md.memberships.members(network_id)}
+        return [container for container in found if container.id in members]
 
     async def inspect_container(self, name: str) -> ContainerDetails:
         """All that is known."""

@@ -373,6 +373,10 @@ class BridgeNetwork:
             elif present[name] != (index := self.networks.index(network)):
                 await in_thread(functools.partial(wiring.enslave, name, index, isolated=not network.icc))
 
+    async def renamed(self) -> None:
+        """See NetworkDriver.renamed."""
+        await to_end(self.names.update())
+
     def resolv_conf(self, endpoints: Sequence[Endpoint] = ()) -> str:
         """See NetworkDriver.resolv_conf."""
         named = [each for each in endpoints if each.network != DEFAULT]

@@ -72,6 +72,9 @@ class NetworkDriver(Protocol):
         """Finish for a running container what an earlier daemon did not come to: interfaces of networks that it is in,
         and no others."""
 
+    async def renamed(self) -> None:
+        """A container has another name: let the others of its networks find it by that."""
+
     async def teardown(self) -> None:
         """Remove bridges, nft tables and the name server (sandbox, tests, uninstall)."""
 
