@@ -10,10 +10,11 @@ from shoalctl.commands.isolation_flags import ContainerCommand
 from shoalctl.commands.run import run
 from shoalctl.commands.run_flags import parsed
 from shoalctl.commands.run_options import RunOptions
+from shoalctl.flags.detach_keys import DEFAULT
 from shoalctl.invocation import Invocation
 
 app = verb_app()
-_NOT_HERE = {"detach": True, "follow": False}
+_NOT_HERE = {"detach": True, "follow": False, "attach": None, "detach_keys": DEFAULT, "sig_proxy": True}
 """Parameters of `run` that say how it is followed, and what holds here."""
 
 

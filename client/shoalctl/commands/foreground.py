@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Container
 from contextlib import ExitStack, suppress
 
 from shoalctl import exits
@@ -19,7 +20,8 @@ class Foreground:
     """Follows a container of one host until it exits; `run` returns its exit code.
 
     Signals of this process go to the container, unless `sig_proxy` is off: they detach then. With `tty` keys and window
-    sizes go to it too, and `keys` detach. `cursor`: where the output begins, as `Attachment` has it.
+    sizes go to it too, and `keys` detach. `cursor`: where the output begins, as `Attachment` has it. `shown`: which
+    output streams are printed.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Foreground:
         keys: bytes = parse_detach_keys(DEFAULT),
         sig_proxy: bool = True,
         cursor: str = "start",
+        shown: Container[str] = ("stdout", "stderr"),
     ) -> None:
         self._host = host
         self._name = name
@@ -39,6 +42,7 @@ class Foreground:
         self._tty = tty
         self._keys = keys
         self._sig_proxy = sig_proxy
+        self._shown = shown
         self._attachment = Attachment(host, name, stdin=stdin, cursor=cursor)
         self._attachment.gap = lambda: show_warning("output is missing here: the host threw it away unread")
         self._detached = asyncio.Event()
@@ -78,7 +82,8 @@ class Foreground:
 
     async def _print(self) -> None:
         async for error, data in self._attachment.pieces():
-            console.raw(data, error=error)
+            if ("stderr" if error else "stdout") in self._shown:
+                console.raw(data, error=error)
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread that reads standard input. It may be left blocked in its read when the command ends."""

@@ -10,6 +10,7 @@ from shoalctl.commands.command import execute, verb_app
 from shoalctl.commands.isolation_flags import ContainerCommand
 from shoalctl.commands.run_flags import parsed
 from shoalctl.commands.run_options import RunOptions
+from shoalctl.flags.detach_keys import DEFAULT
 from shoalctl.invocation import Invocation
 
 app = verb_app()
@@ -78,6 +79,15 @@ def run(
         Texts, typer.Option("--log-opt", metavar="KEY=VALUE", help="Such as max-size=10m and max-file=3.")
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress of a pull.")] = False,
+    attach: Annotated[
+        Texts, typer.Option("-a", "--attach", metavar="STREAM", help="Only stdin, stdout or stderr; else all.")
+    ] = None,
+    detach_keys: Annotated[
+        str, typer.Option("--detach-keys", metavar="KEYS", help="What leaves a container with a terminal running.")
+    ] = DEFAULT,
+    sig_proxy: Annotated[
+        bool, typer.Option("--sig-proxy/--no-sig-proxy", help="Pass signals on; else they end only this command.")
+    ] = True,
 ) -> None:
     """Create and start a container, on each host that is asked.
 

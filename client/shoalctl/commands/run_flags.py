@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from shoalctl.commands.credentials import given as credentials
 from shoalctl.commands.isolation_flags import isolation_of
-from shoalctl.commands.run_options import RunOptions
+from shoalctl.commands.run_options import STREAMS, RunOptions
 from shoalctl.flags import environment, images, logging, mounts, networks, ports, process, secrets, sizes
+from shoalctl.flags.detach_keys import parse_detach_keys
 from shoalctl.flags.fault import UsageFault
 
 
@@ -48,10 +49,13 @@ def parsed(ctx: Any, given: Mapping[str, Any]) -> RunOptions:
         init=given["init"],
         remove=given["rm"],
         detach=given["detach"],
-        interactive=given["interactive"],
+        interactive=given["interactive"] or "stdin" in (given["attach"] or ()),
         tty=given["tty"],
         pull=_choice("--pull", given["pull"], ("missing", "always", "never")),
         quiet=given["quiet"],
+        attach=_streams(given["attach"]),
+        detach_keys=parse_detach_keys(given["detach_keys"]),
+        sig_proxy=given["sig_proxy"],
         cidfile=given["cidfile"],
         creds=credentials(given["creds"]),
         isolation=isolation_of(ctx),
@@ -67,6 +71,12 @@ def _choice(flag: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def _streams(given: Sequence[str] | None) -> frozenset[str]:
+    for name in given or ():
+        _choice("--attach", name, tuple(sorted(STREAMS)))
+    return frozenset(given) if given else STREAMS
+
+
 def _check(options: RunOptions) -> None:
     """Combinations that can't work, found before any host is asked."""
     if not options.image:
@@ -75,6 +85,8 @@ def _check(options: RunOptions) -> None:
         raise UsageFault("--rm and --restart contradict each other")
     if options.ports and options.networks and options.networks[0].name in networks.ALONE:
         raise UsageFault(f"-p has no use with --network {options.networks[0].name}")
+    if options.attach != STREAMS and options.detach:
+        raise UsageFault("-a and -d contradict each other")
     if options.follow and options.detach:
         raise UsageFault("--follow goes with a run in the foreground", hint="leave out -d")
     if options.follow and not any(mount.kind == "content" for mount in options.mounts):

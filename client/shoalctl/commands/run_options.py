@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from shoalctl.commands.isolation_options import IsolationOptions
+from shoalctl.flags.detach_keys import DEFAULT, parse_detach_keys
 from shoalctl.flags.logging import LogFlags
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.networks import NetworkFlag
@@ -18,10 +19,12 @@ from shoalctl.flags.secrets import SecretFlag
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
 
+STREAMS = frozenset({"stdin", "stdout", "stderr"})
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The flags of `run`. Sizes in bytes; `entrypoint` None: the image's."""
+    """The flags of `run`. Sizes in bytes; `entrypoint` None: the image's; `attach`: what is followed."""
 
     image: str
     command: Sequence[str] = ()
@@ -53,6 +56,9 @@ class RunOptions:
     tty: bool = False
     pull: str = "missing"
     quiet: bool = False
+    attach: frozenset[str] = STREAMS
+    detach_keys: bytes = parse_detach_keys(DEFAULT)
+    sig_proxy: bool = True
     cidfile: str = ""
     creds: tuple[str, str] | None = None
     isolation: IsolationOptions = field(default_factory=IsolationOptions)

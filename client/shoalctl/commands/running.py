@@ -51,6 +51,8 @@ class Running:
             raise UsageFault("-i needs a single host: input can't go to several", hint="choose one with -H")
         if self._several and self._options.cidfile:
             raise UsageFault("--cidfile needs a single host")
+        if self._several and not self._options.sig_proxy:
+            raise UsageFault("--no-sig-proxy needs a single host")
         try:
             async with self._in_step():
                 return await (self._on_several() if self._several else self._on_one())
@@ -81,7 +83,15 @@ class Running:
             from shoalctl.commands.foreground import Foreground
 
             options = self._options
-            return await Foreground(host, container.id, stdin=options.interactive, tty=options.tty).run()
+            return await Foreground(
+                host,
+                container.id,
+                stdin=options.interactive and "stdin" in options.attach,
+                tty=options.tty,
+                keys=options.detach_keys,
+                sig_proxy=options.sig_proxy,
+                shown=options.attach,
+            ).run()
         except ShoalError as error:
             if isinstance(error, UsageFault):
                 raise
@@ -127,6 +137,8 @@ class Running:
             self._signals.add(host, container.id)
         attachment = Attachment(host, container.id)
         async for error, data in attachment.pieces():
+            if ("stderr" if error else "stdout") not in self._options.attach:
+                continue
             self._marks.update(host.name, data, error=error)
         return attachment.exit_code or exits.OK
 
