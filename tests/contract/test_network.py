@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unimplemented
 from shoald.metadata import Metadata
 from shoald.model.container import PortMapping
 from shoald.network.bridge import BridgeNetwork, BridgeSettings
@@ -110,7 +110,8 @@ class TestReservations:
         [
             (PortMapping(80, "localhost"), InvalidArgument),
             (PortMapping(80, "127.0.0.1", 0, "sctp"), InvalidArgument),
-            (PortMapping(80, "::1"), FailedPrecondition),
+            (PortMapping(80, "::1"), Unimplemented),
+            (PortMapping(80, "::"), FailedPrecondition),
         ],
     )
     async def test_refusals(self, driver: NetworkDriver, port: PortMapping, error: type[Exception]) -> None:

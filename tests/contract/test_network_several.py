@@ -235,6 +235,8 @@ class TestIPv6:
         web = await start("web", Membership(net.id), ports=(PortMapping(80, "::"), PortMapping(80, host)))
         for port in bridge.reserved(web.owner)[1]:
             assert (await ask(host, port.host_port)).startswith("web ")
+        with pytest.raises(OSError, match="Connect call failed"):
+            await ask("::1", next(p.host_port for p in bridge.reserved(web.owner)[1] if p.host_ip == "::"))
         db = await start("db", Membership(other.id))
         assert (await db.reaches(web.address6(net))).startswith(UNREACHABLE)
         await bridge.disconnect(web.owner)

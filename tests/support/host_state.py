@@ -8,6 +8,7 @@ difference.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -82,10 +83,6 @@ class Host:
             (key["concat"][0], key["concat"][1], key["concat"][2], value["concat"][0], value["concat"][1])
             for key, value in elements
         }
-
-    def interfaces(self) -> set[str]:
-        """Ports of its bridge."""
-        return set(os.listdir(f"/sys/class/net/{self.bridge}/brif"))
 
     def cgroups(self) -> set[str]:
         """Names below its parent cgroup, of all hierarchies."""
@@ -170,15 +167,33 @@ def _layers(host: Host, containers: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _network(host: Host, running: dict[str, dict[str, Any]]) -> Iterator[str]:
-    bridged = {each: record for each, record in running.items() if record["spec"].get("network", "bridge") == "bridge"}
-    yield from _differ("addresses", {row["owner"] for row in host.rows("SELECT owner FROM addresses")}, set(bridged))
-    yield from _differ("interfaces", host.interfaces(), {f"sh{each[:12]}" for each in bridged})
+    joined = host.rows("SELECT container_id, network FROM memberships")
+    wanted_in = {(row["container_id"], row["network"]) for row in joined if row["container_id"] in running}
+    networks = {row["id"]: json.loads(row["record"]) for row in host.rows("SELECT id, record FROM networks")}
+    subnets = {network["subnets"][0]: id_ for id_, network in networks.items()}
+    addresses = {
+        (row["owner"], subnets.get(row["subnet"], "bridge")) for row in host.rows("SELECT owner, subnet FROM addresses")
+    }
+    yield from _differ("addresses", set(map(str, addresses)), set(map(str, wanted_in)))
+    for id_, bridge in {"bridge": host.bridge, **{id_: each["bridge"] for id_, each in networks.items()}}.items():
+        ends = {_end(owner, network) for owner, network in wanted_in if network == id_}
+        yield from _differ(f"interfaces of {bridge}", set(os.listdir(f"/sys/class/net/{bridge}/brif")), ends)
+    served = {f"{id_}%int" if networks[id_].get("internal") else id_ for _, id_ in wanted_in if id_ in networks}
+    files = set(os.listdir(host.run_dir / "dns")) if (host.run_dir / "dns").exists() else set()
+    yield from _differ("files of the name server", files - {"aardvark.pid"}, served)
     published = {
         (port.get("protocol", "tcp"), port["host_ip"], port["host_port"], record["ip_address"], port["container_port"])
-        for record in bridged.values()
+        for record in running.values()
         for port in record.get("ports", ())
     }
     rows = {(row["owner"], row["port"]) for row in host.rows("SELECT owner, port FROM ports")}
-    wanted = {(each, port["host_port"]) for each, record in bridged.items() for port in record.get("ports", ())}
+    wanted = {(each, port["host_port"]) for each, record in running.items() for port in record.get("ports", ())}
     yield from _differ("ports", set(map(str, rows)), set(map(str, wanted)))
     yield from _differ("nft elements", set(map(str, host.published())), set(map(str, published)))
+
+
+def _end(owner: str, network: str) -> str:
+    """The host's end of a container's interface."""
+    if network == "bridge":
+        return f"sh{owner[:12]}"
+    return "sh" + hashlib.sha256(f"{network} {owner}".encode()).hexdigest()[:12]

@@ -16,13 +16,13 @@ from shoald.network.rules import (
     CHAINS,
     FAMILIES,
     IPV4,
-    RULES,
     Family,
     Published,
     Segment,
     close_script,
     elements_of,
     open_script,
+    rules_of,
     table_script,
     tables_script,
 )
@@ -55,7 +55,7 @@ def test_the_counts_that_a_repair_goes_by(family: Family) -> None:
     lines = [line.strip() for line in table_script(family, "t", segments, [WEB, WEB6]).splitlines()]
     assert {line.split()[1] for line in lines if line.startswith("chain")} == CHAINS
     verdicts = {"drop", "accept", "return", "masquerade", "dnat"}
-    assert sum(bool(verdicts & set(line.split())) for line in lines) == RULES
+    assert sum(bool(verdicts & set(line.split())) for line in lines) == rules_of(family)
     elements = sum(line.startswith(('"', "10.", "fd", "tcp .")) for line in lines)
     assert elements == elements_of(family, segments, [WEB, WEB6])
 

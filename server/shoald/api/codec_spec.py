@@ -171,9 +171,9 @@ def _port_of(message: pb.PortMapping) -> PortMapping:
         raise invalid("spec.ports.host_port", f"{message.host_port} is not 0 to {_MAX_PORT}")
     if message.host_ip:
         try:
-            ipaddress.IPv4Address(message.host_ip)
+            ipaddress.ip_address(message.host_ip)
         except ValueError:
-            raise invalid("spec.ports.host_ip", f"{message.host_ip[:80]!r} is not an IPv4 address") from None
+            raise invalid("spec.ports.host_ip", f"{message.host_ip[:80]!r} is not an IP address") from None
     return PortMapping(message.container_port, message.host_ip, message.host_port, _PROTOCOLS[message.protocol])
 
 

@@ -226,6 +226,13 @@ def asked_memberships(spec: ContainerSpec) -> Sequence[Membership]:
 
 def check_membership(network: Network, membership: Membership) -> None:
     """Raises InvalidArgument (INVALID_IP_ADDRESS, INVALID_ALIAS, CONFLICTING_OPTIONS)."""
+    if not network.named and (membership.aliases or membership.ip_address or membership.ip6_address):
+        what = "aliases" if membership.aliases else "chosen addresses"
+        raise InvalidArgument(
+            f"{what} are supported in user-defined networks only",
+            reason="CONFLICTING_OPTIONS",
+            hint="create a network and name it with --network",
+        )
     for text, subnet, gateway in (
         (membership.ip_address, network.subnet, network.gateway),
         (membership.ip6_address, network.subnet6, network.gateway6),
@@ -240,13 +247,6 @@ def check_membership(network: Network, membership: Membership) -> None:
         check_host_address(subnet, address, "IP address", "INVALID_IP_ADDRESS")
         if address == gateway:
             raise InvalidArgument(f"{address} is the gateway of network {network.name}", reason="INVALID_IP_ADDRESS")
-    if not network.named and (membership.aliases or membership.ip_address or membership.ip6_address):
-        what = "aliases" if membership.aliases else "chosen addresses"
-        raise InvalidArgument(
-            f"{what} are supported in user-defined networks only",
-            reason="CONFLICTING_OPTIONS",
-            hint="create a network and name it with --network",
-        )
     for alias in membership.aliases:
         if not _ALIAS.fullmatch(alias):
             raise InvalidArgument(f"invalid network alias {alias[:80]!r}", reason="INVALID_ALIAS")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from shoal.errors import AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted
+from shoal.errors import AlreadyExists, InvalidArgument, PermissionDenied, ResourceExhausted, Unimplemented
 from shoald.host.syscall import failure
 from shoald.model.container import PortMapping
 
@@ -68,7 +68,8 @@ class Reservations:
 
 
 def check_host_ip(text: str) -> str:
-    """A canonical IP address. Raises InvalidArgument (INVALID_HOST_IP)."""
+    """A canonical IP address. Raises InvalidArgument (INVALID_HOST_IP), Unimplemented
+    (IPV6_LOOPBACK_PUBLISH)."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -76,6 +77,13 @@ def check_host_ip(text: str) -> str:
     if address.version == 6 and (address.ipv4_mapped or address.scope_id):
         raise InvalidArgument(
             f"ports can't be published on {text}", reason="INVALID_HOST_IP", hint="name a plain address"
+        )
+    if address.version == 6 and address.is_loopback:
+        # The kernel forwards no answer to it: IPv6 has nothing like route_localnet.
+        raise Unimplemented(
+            "ports can't be published on ::1",
+            reason="IPV6_LOOPBACK_PUBLISH",
+            hint="publish on 127.0.0.1, or on another IPv6 address of the host",
         )
     return str(address)
 

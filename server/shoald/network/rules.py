@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CHAINS = frozenset({"raw", "prerouting", "output", "postrouting", "forward"})
-RULES = 18
-"""How many rules a table has: fewer were found when somebody has removed some."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,13 @@ class Family:
     any: str
     loopback: str
     unrouted: str
+    spared: str = ""
+    """A rule for the host's own connections."""
 
 
 IPV4 = Family("ip", "ipv4_addr", "0.0.0.0", "127.0.0.0/8", "")
-IPV6 = Family("ip6", "ipv6_addr", "::", "::1", "ip6 saddr != fe80::/10 ip6 saddr != :: ")
+# Answers never come back to ::1: refused at once is better than no answer.
+IPV6 = Family("ip6", "ipv6_addr", "::", "::1", "ip6 saddr != fe80::/10 ip6 saddr != :: ", "    ip6 daddr ::1 return\n")
 FAMILIES = (IPV4, IPV6)
 
 
@@ -76,6 +77,11 @@ class Segment:
     def of(self, family: Family) -> list[str]:
         """Its subnets of a family."""
         return [subnet for subnet in self.subnets if (ipaddress.ip_network(subnet).version == 6) == (family is IPV6)]
+
+
+def rules_of(family: Family) -> int:
+    """How many rules a table has: fewer are found when somebody has removed some."""
+    return 18 + bool(family.spared)
 
 
 def sets_of(family: Family, segments: Sequence[Segment]) -> dict[str, list[str]]:
@@ -172,7 +178,7 @@ table {ip} {table} {{
 {dnat}  }}
   chain output {{
     type nat hook output priority -100; policy accept;
-{dnat}  }}
+{family.spared}{dnat}  }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     oifname @bridges {ip} saddr {family.loopback} masquerade

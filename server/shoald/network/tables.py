@@ -11,7 +11,7 @@ from shoal.errors import ShoalError
 from shoald.host import nft
 from shoald.network import forwarding
 from shoald.network.notifications import changes
-from shoald.network.rules import CHAINS, FAMILIES, IPV6, RULES, Published, Segment, elements_of, needs, tables_script
+from shoald.network.rules import CHAINS, FAMILIES, IPV6, Published, Segment, elements_of, needs, rules_of, tables_script
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Tables:
             chains = {o["chain"]["name"] for o in found if "chain" in o}
             rules = sum("rule" in o for o in found)
             elements = sum(len(o[kind].get("elem", [])) for o in found for kind in ("map", "set") if kind in o)
-            if not chains >= CHAINS or rules < RULES or elements < elements_of(family, segments, published):
+            if not chains >= CHAINS or rules < rules_of(family) or elements < elements_of(family, segments, published):
                 return True
         return False
 
