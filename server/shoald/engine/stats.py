@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoald.host.cgroups import Cgroups
-from shoald.host.usage import read_usage
+from shoald.host.usage import cpu_time_us, read_usage
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerState
 from shoald.model.insight import StatsSample
@@ -19,6 +19,8 @@ from shoald.model.insight import StatsSample
 FIRST_GAP_S = 0.1
 MIN_INTERVAL_S = 0.1
 RUNNING = (ContainerState.RUNNING, ContainerState.PAUSED)
+CpuTime = tuple[datetime, int]
+"""A moment, and the processor time in ns until then."""
 
 
 class StatsCases:
@@ -44,7 +46,7 @@ class StatsCases:
         ids = [self._md.containers.find(name).id for name in names]
         if len(ids) == 1 and (only := self._md.containers.find(ids[0])).state not in RUNNING:
             raise FailedPrecondition(f"container {only.name} is not running", reason="NOT_RUNNING")
-        before = await self._sample(ids, {})
+        before = await self._begin(ids)
         await asyncio.sleep(FIRST_GAP_S)
         while not ids or any(self._md.containers.get(each) is not None for each in ids):
             begun = time.monotonic()
@@ -52,26 +54,42 @@ class StatsCases:
             yield list(samples.values())
             if one_shot:
                 return
-            before = samples
+            before = {each: (sample.time, sample.cpu_ns) for each, sample in samples.items()}
             await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - begun)))
 
-    async def _sample(self, ids: Sequence[str], before: dict[str, StatsSample]) -> dict[str, StatsSample]:
+    def _running(self, ids: Sequence[str]) -> list[Container]:
         rows = self._md.containers
         chosen = [c for each in ids if (c := rows.get(each)) is not None] if ids else rows.list()
-        running = [container for container in chosen if container.state in RUNNING]
+        return [container for container in chosen if container.state in RUNNING]
+
+    async def _begin(self, ids: Sequence[str]) -> dict[str, CpuTime]:
+        """What the first figures are compared with: the cheapest look."""
+        running = self._running(ids)
+
+        def look() -> dict[str, CpuTime]:
+            return {
+                each.id: (datetime.now(UTC), (cpu_time_us(self._cgroups, f"{self._parent}/{each.id}") or 0) * 1000)
+                for each in running
+            }
+
+        return await asyncio.to_thread(look)
+
+    async def _sample(self, ids: Sequence[str], before: dict[str, CpuTime]) -> dict[str, StatsSample]:
+        running = self._running(ids)
+        # One thread for all: a hop for each would cost more than the reading.
         return await asyncio.to_thread(
             lambda: {container.id: self._read(container, before.get(container.id)) for container in running}
         )
 
-    def _read(self, container: Container, before: StatsSample | None) -> StatsSample:
+    def _read(self, container: Container, before: CpuTime | None) -> StatsSample:
         usage = read_usage(self._cgroups, f"{self._parent}/{container.id}")
         now = datetime.now(UTC)
         cpu_ns = (usage.cpu_us or 0) * 1000
         received, sent = network_bytes(container.pid) if _has_network(container) else (0, 0)
         fraction = 0.0
-        if before is not None and cpu_ns >= before.cpu_ns:
-            elapsed_ns = (now - before.time).total_seconds() * 1e9
-            fraction = (cpu_ns - before.cpu_ns) / elapsed_ns if elapsed_ns > 0 else 0.0
+        if before is not None and cpu_ns >= before[1]:
+            elapsed_ns = (now - before[0]).total_seconds() * 1e9
+            fraction = (cpu_ns - before[1]) / elapsed_ns if elapsed_ns > 0 else 0.0
         return StatsSample(
             id=container.id,
             name=container.name,
