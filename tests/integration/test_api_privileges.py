@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from msgspec.structs import replace
 
 from shoal.pki import Role
 from shoal.v1 import container_pb2 as pb
+from shoal.v1 import file_pb2
 from shoal.v1.container_pb2_grpc import ContainerServiceStub
+from shoal.v1.file_pb2_grpc import FileServiceStub
 from shoald.api.server import SERVICES
 from shoald.engine.ports import ContainerDetails
 from tests.support.api_server import Fleet, credentials, error_info, serving
@@ -117,15 +119,17 @@ async def test_privileges_need_an_admin(tmp_path: Path, method: str) -> None:
 
 
 class Joined(FakeEngine):
-    """Its containers have this user namespace."""
+    """Its containers have this user namespace, and this in their requests."""
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, spec: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self._base = base
+        self._spec = dict(spec or {})
 
     async def inspect_container(self, name: str) -> ContainerDetails:
         found = await super().inspect_container(name)
-        return replace(found, container=replace(found.container, userns_base=self._base))
+        spec = replace(found.container.spec, **self._spec)
+        return replace(found, container=replace(found.container, userns_base=self._base, spec=spec))
 
 
 @pytest.mark.parametrize(("base", "allowed"), [(0, False), (0x70000000, True)])
@@ -149,3 +153,73 @@ async def test_joining_the_hosts_user_namespace_by_way_of_another_container(
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await ContainerServiceStub(channel).Run(request)
                 assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+Way = Callable[[grpc.aio.Channel], Awaitable[object]]
+INTO: dict[str, Way] = {
+    "exec": lambda channel: ContainerServiceStub(channel).Exec(_order()),
+    "exec attached": lambda channel: _first(ContainerServiceStub(channel).ExecAttach, {"exec": _order()}),
+    "exec of another": lambda channel: _first(ContainerServiceStub(channel).ExecAttach, {"exec_id": "e" * 64}),
+    "exec kill": lambda channel: ContainerServiceStub(channel).ExecKill(
+        pb.ContainerServiceExecKillRequest(exec_id="e" * 64)
+    ),
+    "copy in": lambda channel: ContainerServiceStub(channel).CopyIn(
+        iter([pb.ContainerServiceCopyInRequest(start={"name": "web", "path": "/"})])
+    ),
+    "copy out": lambda channel: (
+        ContainerServiceStub(channel).CopyOut(pb.ContainerServiceCopyOutRequest(name="web", path="/")).read()
+    ),
+    "stat": lambda channel: ContainerServiceStub(channel).StatPath(
+        pb.ContainerServiceStatPathRequest(name="web", path="/")
+    ),
+    "input": lambda channel: _first(ContainerServiceStub(channel).Attach, {"name": "web", "stdin": True}),
+    "files": lambda channel: FileServiceStub(channel).Replace(
+        file_pb2.FileServiceReplaceRequest(name="web", target="/c", digest="sha256:" + "0" * 64)
+    ),
+    "secret": lambda channel: FileServiceStub(channel).PutSecret(
+        file_pb2.FileServicePutSecretRequest(value=b"x", container="web", target="/run/secrets/x")
+    ),
+}
+
+
+def _order() -> pb.ContainerServiceExecRequest:
+    return pb.ContainerServiceExecRequest(request_id="0123456789abcdef0123", name="web", command=["id"])
+
+
+async def _first(method: Any, start: dict[str, object]) -> object:
+    kind = pb.ContainerServiceAttachRequest if "stdin" in start else pb.ContainerServiceExecAttachRequest
+    call = method()
+    try:
+        await call.write(kind(start=start))
+        return await call.read()
+    finally:
+        call.cancel()
+
+
+@pytest.mark.parametrize("way", INTO)
+@pytest.mark.parametrize(
+    ("base", "spec", "role", "allowed"),
+    [
+        (0x70000000, {}, Role.OPERATOR, True),
+        (0, {}, Role.OPERATOR, False),
+        (0x70000000, {"cap_add": ("SYS_ADMIN",)}, Role.OPERATOR, False),
+        (0, {"privileged": True}, Role.OPERATOR, False),
+        (0, {"privileged": True}, Role.ADMIN, True),
+    ],
+    ids=["plain", "userns-host", "capability", "privileged", "admin"],
+)
+async def test_a_container_of_an_admins_is_entered_only_by_one(
+    tmp_path: Path, way: str, base: int, spec: dict[str, Any], role: Role, allowed: bool
+) -> None:
+    fleet, engine = Fleet.make(tmp_path), Joined(base, spec)
+    async with serving(engine, tmp_path, tls=fleet.tls) as running:
+        trust = credentials(fleet.ca.cert_pem, fleet.user("someone", role))
+        async with grpc.aio.secure_channel(running.address, trust) as channel:
+            code, required = None, ""
+            try:
+                await INTO[way](channel)
+            except grpc.aio.AioRpcError as error:
+                code, required = error.code(), error_info(error).metadata.get("required", "")
+    refused = code is grpc.StatusCode.PERMISSION_DENIED and required == "admin"
+    assert refused == (not allowed), (code, required)
+    assert allowed or not [name for name, _ in engine.calls if name not in ("inspect_container",)]

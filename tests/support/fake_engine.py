@@ -528,6 +528,9 @@ class FakeEngine:
         self._called("exec", request_id, order)
         return ExecStarted("e" * 64, 4711)
 
+    def exec_container(self, exec_id: str) -> str:
+        return CONTAINER.id
+
     async def exec_attach(self, exec_id: str, cursor: str) -> FakeExecSession:
         self._called("exec_attach", exec_id, cursor)
         return FakeExecSession(self)

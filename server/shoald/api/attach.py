@@ -11,6 +11,7 @@ from shoal.v1 import container_pb2 as pb
 from shoald.api.checks import invalid, required
 from shoald.api.codec_container import attach_output
 from shoald.api.gate import note
+from shoald.api.privileges import entered
 from shoald.api.streams import Context, closing
 from shoald.engine.ports import AttachSession, Engine, ExitStatus
 
@@ -24,9 +25,10 @@ async def attach(engine: Engine, requests: AsyncIterator[pb.ContainerServiceAtta
         raise invalid("start", "must be the first message")
     start = first.start
     note(start)
-    session = await engine.attach(
-        required("start.name", start.name), start.cursor, start.stdout, start.stderr, start.stdin, start.accept_raw
-    )
+    name = required("start.name", start.name)
+    if start.stdin:
+        name = await entered(engine, name, "the input of")
+    session = await engine.attach(name, start.cursor, start.stdout, start.stderr, start.stdin, start.accept_raw)
     try:
         attached = pb.ContainerServiceAttachResponse.Attached()
         await context.write(pb.ContainerServiceAttachResponse(attached=attached))

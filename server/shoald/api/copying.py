@@ -9,6 +9,7 @@ from shoal.v1 import container_pb2 as pb
 from shoal.v1 import container_pb2_grpc
 from shoald.api.checks import invalid, required
 from shoald.api.gate import note
+from shoald.api.privileges import entered
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine, PathStat
 
@@ -23,13 +24,13 @@ class CopyMethods(container_pb2_grpc.ContainerServiceServicer):
     async def StatPath(
         self, request: pb.ContainerServiceStatPathRequest, context: Context
     ) -> pb.ContainerServiceStatPathResponse:
-        found = await self._engine.stat_path(required("name", request.name), required("path", request.path))
+        name = await entered(self._engine, required("name", request.name), "files of")
+        found = await self._engine.stat_path(name, required("path", request.path))
         return pb.ContainerServiceStatPathResponse(stat=path_stat(found))
 
     async def CopyOut(self, request: pb.ContainerServiceCopyOutRequest, context: Context) -> None:  # type: ignore[override]
-        items = self._engine.copy_out(
-            required("name", request.name), required("path", request.path), request.follow_link
-        )
+        name = await entered(self._engine, required("name", request.name), "files of")
+        items = self._engine.copy_out(name, required("path", request.path), request.follow_link)
         await send_all(context, items, _copied)
 
     async def CopyIn(
@@ -41,7 +42,7 @@ class CopyMethods(container_pb2_grpc.ContainerServiceServicer):
         start = first.start
         note(start)
         await self._engine.copy_in(
-            required("start.name", start.name),
+            await entered(self._engine, required("start.name", start.name), "files of"),
             required("start.path", start.path),
             _chunks(requests),
             start.keep_owner,

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import msgspec
+
 from shoal.v1 import container_pb2 as pb
 from shoal.v1 import container_pb2_grpc
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_exec import MAX_TERMINAL, exec_input, exec_order, exec_output, exec_started
 from shoald.api.gate import note
+from shoald.api.privileges import entered
 from shoald.api.streams import Context, closing
-from shoald.engine.ports import Engine, ExecAttachSession, ExecStarted, ExitStatus
+from shoald.engine.ports import Engine, ExecAttachSession, ExecOrder, ExecStarted, ExitStatus
 
 
 class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
@@ -21,13 +24,15 @@ class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
     _engine: Engine
 
     async def Exec(self, request: pb.ContainerServiceExecRequest, context: Context) -> pb.ContainerServiceExecResponse:
-        started = await self._engine.exec(operation_id(request.request_id), exec_order(request))
+        started = await self._engine.exec(operation_id(request.request_id), await _allowed(self._engine, request))
         return pb.ContainerServiceExecResponse(exec_id=started.exec_id, pid=started.pid)
 
     async def ExecKill(
         self, request: pb.ContainerServiceExecKillRequest, context: Context
     ) -> pb.ContainerServiceExecKillResponse:
-        await self._engine.exec_kill(required("exec_id", request.exec_id), request.signal)
+        exec_id = required("exec_id", request.exec_id)
+        await entered(self._engine, self._engine.exec_container(exec_id), "a signal for a process in")
+        await self._engine.exec_kill(exec_id, request.signal)
         return pb.ContainerServiceExecKillResponse()
 
     async def ExecAttach(  # type: ignore[override]
@@ -47,15 +52,23 @@ class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
             await asyncio.shield(session.close(detached=detached.is_set()))
 
 
+async def _allowed(engine: Engine, request: pb.ContainerServiceExecRequest) -> ExecOrder:
+    """The order, if its caller may make it of this container."""
+    order = exec_order(request)
+    return msgspec.structs.replace(order, container=await entered(engine, order.container, "a process in"))
+
+
 async def _started(engine: Engine, start: pb.ContainerServiceExecAttachRequest.Start) -> ExecStarted:
     """The process to attach to, started now where the message orders it."""
     if not start.HasField("exec"):
-        return ExecStarted(required("start.exec_id", start.exec_id), 0)
+        exec_id = required("start.exec_id", start.exec_id)
+        await entered(engine, engine.exec_container(exec_id), "the streams of a process in")
+        return ExecStarted(exec_id, 0)
     if start.exec_id:
         raise invalid("start.exec", "excludes start.exec_id")
     note(start.exec)
     request_id = operation_id(required("start.exec.request_id", start.exec.request_id))
-    order = exec_order(start.exec)
+    order = await _allowed(engine, start.exec)
     if order.request.detach:
         raise invalid("start.exec.detach", "has no use where a client attaches")
     return await engine.exec(request_id, order)

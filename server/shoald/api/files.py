@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from shoal.v1 import file_pb2 as pb
 from shoal.v1 import file_pb2_grpc
 from shoald.api.checks import invalid, required
+from shoald.api.privileges import entered
 from shoald.api.streams import Context
 from shoald.engine.ports import Engine
 from shoald.model.file import TreeEntry
@@ -39,7 +40,9 @@ class FileService(file_pb2_grpc.FileServiceServicer):
 
     async def Replace(self, request: pb.FileServiceReplaceRequest, context: Context) -> pb.FileServiceReplaceResponse:
         await self._engine.files.replace(
-            required("name", request.name), required("target", request.target), required("digest", request.digest)
+            await entered(self._engine, required("name", request.name), "files of"),
+            required("target", request.target),
+            required("digest", request.digest),
         )
         return pb.FileServiceReplaceResponse()
 
@@ -48,7 +51,8 @@ class FileService(file_pb2_grpc.FileServiceServicer):
     ) -> pb.FileServicePutSecretResponse:
         if bool(request.container) != bool(request.target):
             raise invalid("target", "goes with container, and container with target")
-        handle = await self._engine.files.put_secret(request.value, request.mode, request.container, request.target)
+        container = await entered(self._engine, request.container, "a secret of") if request.container else ""
+        handle = await self._engine.files.put_secret(request.value, request.mode, container, request.target)
         return pb.FileServicePutSecretResponse(handle=handle)
 
 

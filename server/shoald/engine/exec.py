@@ -173,6 +173,10 @@ class ExecCases:
             )
         return session
 
+    def container_of(self, exec_id: str) -> str:
+        """Id of the container that it runs in. Raises NotFound (EXEC_NOT_FOUND)."""
+        return self._session(exec_id).container.id
+
     async def attach(self, exec_id: str, cursor: str) -> ExecAttachment:
         """Follow a process that was started. Raises NotFound (EXEC_NOT_FOUND)."""
         session = self._session(exec_id)

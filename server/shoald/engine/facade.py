@@ -195,6 +195,10 @@ class LocalEngine:
         """See Engine.exec."""
         return await self._execs.exec(request_id, order)
 
+    def exec_container(self, exec_id: str) -> str:
+        """See Engine.exec_container."""
+        return self._execs.container_of(exec_id)
+
     async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachment:
         """See Engine.exec_attach."""
         return await self._execs.attach(exec_id, cursor)

@@ -290,6 +290,9 @@ class Engine(Protocol):
     async def exec(self, request_id: str, order: ExecOrder) -> ExecStarted:
         """Returns when the process runs. A retry with the same id joins the first call."""
 
+    def exec_container(self, exec_id: str) -> str:
+        """Id of the container that the process of an exec runs in. Raises NotFound (EXEC_NOT_FOUND)."""
+
     async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachSession:
         """cursor: "" from the beginning, else resume."""
 

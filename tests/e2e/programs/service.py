@@ -16,7 +16,7 @@ class Service(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, _format: str, *args: object) -> None:
         sys.stdout.write(f"served {args[0]}\n")
         sys.stdout.flush()
 
