@@ -18,7 +18,9 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
 import shoal.v1.container_pb2 as container_pb
+import shoal.v1.file_pb2
 import shoal.v1.image_pb2
+import shoal.v1.network_pb2
 import shoal.v1.system_pb2
 import shoal.v1.volume_pb2
 from shoal.pki import KeyPair, Role, create_ca, issue_host, issue_user
@@ -27,15 +29,19 @@ from tests.support.daemon import BIN, Daemon
 
 SERVICES = [
     service.full_name
-    for module in (container_pb, shoal.v1.image_pb2, shoal.v1.system_pb2, shoal.v1.volume_pb2)
+    for module in (
+        *(container_pb, shoal.v1.file_pb2, shoal.v1.image_pb2),
+        *(shoal.v1.network_pb2, shoal.v1.system_pb2, shoal.v1.volume_pb2),
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 METHODS = [f"/{name}/{method.name}" for name in SERVICES for method in Default().FindServiceByName(name).methods]
 READ_ONLY = {
-    *(f"/shoal.v1.ContainerService/{name}" for name in ("Inspect", "List", "Logs", "Wait")),
+    *(f"/shoal.v1.ContainerService/{name}" for name in ("Inspect", "List", "Logs", "Wait", "Stats", "Changes")),
+    *(f"/shoal.v1.NetworkService/{name}" for name in ("Inspect", "List")),
+    *(f"/shoal.v1.VolumeService/{name}" for name in ("Inspect", "List")),
     *(f"/shoal.v1.ImageService/{name}" for name in ("Inspect", "List")),
     *(f"/shoal.v1.SystemService/{name}" for name in ("Events", "Info", "Ping", "Version")),
-    "/shoal.v1.VolumeService/List",
 }
 """What a reader may call. Written down here once more: the daemon's own table is what is tested."""
 
@@ -105,7 +111,7 @@ def _call(channel: grpc.Channel, method: str, body: bytes, **options: Any) -> tu
 
 
 def _state(lab: Lab) -> list[str]:
-    lists = (("ps", "-aq", "--no-trunc"), ("images", "-q", "--no-trunc"), ("volume", "ls", "-q"))
+    lists = (("ps", "-aq", "--no-trunc"), ("images", "-q", "--no-trunc"), ("volume", "ls", "-q"), ("network", "ls"))
     return [lab.fleet.shoal(*command).stdout for command in lists]
 
 
