@@ -41,8 +41,8 @@ async def test_a_writer_waits_while_a_window_is_unread() -> None:
 async def test_what_was_given_stays_for_a_window_and_then_expires() -> None:
     buffer = ExecBuffer(window=4)
     reader = buffer.read("")
-    for text in (b"abcd", b"efgh", b"ijkl"):
-        await buffer.put(len(text) == 0, text)
+    for number, text in enumerate((b"abcd", b"efgh", b"ijkl")):
+        await buffer.put(number % 2 == 1, text)  # pieces of one stream would be joined
         assert (await anext(reader)).data == text
         # Given once the reader asks for more.
         with pytest.raises(TimeoutError):
