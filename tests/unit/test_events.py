@@ -159,3 +159,9 @@ class TestFollow:
 def test_filters(wanted: EventFilter, hit: bool) -> None:
     event = Event("container", "die", "abcdef", START, {"name": "web", "app": "x"})
     assert matches(wanted, event) is hit
+
+
+def test_the_first_word_of_an_action_stands_for_all_that_begin_with_it() -> None:
+    event = Event("container", "health_status: healthy", "c", datetime.now(UTC))
+    for actions, wanted in ((("health_status",), True), (("health_status: healthy",), True), (("health",), False)):
+        assert matches(EventFilter(actions=actions), event) == wanted

@@ -399,6 +399,9 @@ def test_health_checks_are_merged() -> None:
     assert effective_health_check(HealthCheck(test=("NONE",)), image) is None
     assert effective_health_check(HealthCheck(), Healthcheck(test=["NONE"])) is None
     assert effective_health_check(HealthCheck(), image) == HealthCheck(("CMD", "probe"), 1.0, 30.0, 0.0, 5.0, 7)
+    strange = Healthcheck(test=["CMD", "x"], interval=-5, timeout=-1, retries=-3)
+    assert effective_health_check(HealthCheck(), strange) == HealthCheck(("CMD", "x"), 30.0, 30.0, 0.0, 5.0, 3)
+    assert effective_health_check(HealthCheck(), Healthcheck(test=["WHAT", "x"])) is None
     own = HealthCheck(test=("CMD-SHELL", "mine"), timeout_s=2, retries=1)
     assert effective_health_check(own, image) == HealthCheck(("CMD-SHELL", "mine"), 1.0, 2, 0.0, 5.0, 1)
 

@@ -41,7 +41,7 @@ class Freezing:
 
     async def _pause(self, container: Container) -> None:
         # First: a check that is under way would be frozen too, and could not be ended.
-        self._life.health.drop(container.id)
+        await self._life.health.stop(container.id)
         try:
             await self._runtime.pause(container.id)
             container = self._md.containers.update(container.id, state=ContainerState.PAUSED)

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 KEPT = 5
 AT_ONCE = 16
+LEAST_PAUSE_S = 0.01
 Probe = Callable[[Container, HealthCheck], Awaitable[HealthProbe | None]]
 """Runs a check once; None when there was nothing to find out (the container ended or is frozen)."""
 
@@ -53,11 +54,18 @@ class HealthMonitor:
             self._ended.add(task)
             task.add_done_callback(self._ended.discard)
 
-    def drop(self, container_id: str) -> None:
-        """It does not run, or is paused. A check that is under way is ended."""
+    def drop(self, container_id: str) -> asyncio.Task[None] | None:
+        """It does not run, or is paused. A check that is under way is ended: with the task that is returned."""
         task = self._tasks.pop(container_id, None)
         if task is not None:
             task.cancel()
+        return task
+
+    async def stop(self, container_id: str) -> None:
+        """As `drop`, and wait until no check is under way any more."""
+        task = self.drop(container_id)
+        if task is not None:
+            await asyncio.wait({task})
 
     async def close(self) -> None:
         """Follow none any more."""
@@ -79,7 +87,7 @@ class HealthMonitor:
                 container = self._md.containers.update(container.id, health=health)
             except NotFound:
                 return
-            except ShoalError as error:
+            except (ShoalError, OSError) as error:
                 log.error("health_not_noted", container=container.id, error=str(error))
                 continue
             if health.status is not before.status:
@@ -88,10 +96,10 @@ class HealthMonitor:
 
 
 def pause_s(container: Container, check: HealthCheck, health: Health, now: datetime) -> float:
-    """Seconds until the next check."""
+    """Seconds until the next check: never none, whatever an image says."""
     if health.status is HealthStatus.STARTING and _starting(container, check, now):
-        return check.start_interval_s
-    return check.interval_s
+        return max(check.start_interval_s, LEAST_PAUSE_S)
+    return max(check.interval_s, LEAST_PAUSE_S)
 
 
 def after_probe(container: Container, check: HealthCheck, before: Health, probe: HealthProbe) -> Health:

@@ -16,15 +16,17 @@ _TIMES = ("interval_s", "timeout_s", "start_period_s", "start_interval_s")
 
 
 def effective_health_check(asked: HealthCheck, image: Healthcheck | None) -> HealthCheck | None:
-    """What to run, with all times filled in; None when there is no check, or it is switched off (NONE)."""
+    """What to run, with all times filled in; None when there is no check, or it is switched off (NONE).
+
+    An image can say anything: a kind of test that there is not means no check, and times below 0 are none."""
     test = asked.test or tuple((image.test if image else None) or ())
-    if not test or test[0] == NONE:
+    if not test or test[0] not in (COMMAND, SHELL):
         return None
     times = {}
     for name in _TIMES:
-        from_image = getattr(image, name.removesuffix("_s")) / 1e9 if image else 0.0
+        from_image = max(getattr(image, name.removesuffix("_s")), 0) / 1e9 if image else 0.0
         times[name] = getattr(asked, name) or from_image or getattr(DEFAULTS, name)
-    retries = asked.retries or (image.retries if image else 0) or DEFAULTS.retries
+    retries = asked.retries or max(image.retries if image else 0, 0) or DEFAULTS.retries
     return HealthCheck(test=test, retries=retries, **times)
 
 

@@ -88,7 +88,8 @@ def matches(wanted: EventFilter, event: Event) -> bool:
         return False
     if wanted.types and event.type not in wanted.types:
         return False
-    if wanted.actions and event.action not in wanted.actions:
+    # As Docker: "health_status" stands for "health_status: healthy" too.
+    if wanted.actions and not {event.action, event.action.partition(":")[0]} & set(wanted.actions):
         return False
     if wanted.actors and not any(
         event.actor_id.startswith(a) or event.attributes.get("name") == a for a in wanted.actors
