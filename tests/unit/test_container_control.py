@@ -397,3 +397,5 @@ async def test_what_a_list_selects(tmp_path: Path) -> None:
         ):
             assert selects(wanted, found) == selected
         assert selects(ContainerFilter(), replace(found, state=PAUSED))
+        await host.cases.remove(made.id, True, False)
+        await until(lambda: not host.leftovers())
