@@ -50,7 +50,10 @@ class Client:
 
     async def work(self) -> None:
         """Until the daemon is gone."""
-        deeds = (self.ends, self.stays, self.publishes, self.with_volume, self.restarts, self.stop, self.kill, self.rm)
+        deeds = (
+            self.ends, self.stays, self.publishes, self.with_volume, self.restarts, self.stop, self.kill, self.rm,
+            self.creates, self.checked, self.pause, self.pause, self.unpause, self.restart, self.update, self.commit,
+        )  # fmt: skip
         while True:
             deed = self._choose.choice(deeds)
             try:
@@ -90,6 +93,37 @@ class Client:
     async def kill(self) -> None:
         if self._mine:
             await self._stub.Kill(pb.ContainerServiceKillRequest(name=self._choose.choice(self._mine)))
+
+    async def creates(self) -> None:
+        spec = pb.ContainerSpec(image=self._image, command=["sleep", "1000"])
+        answer = await self._stub.Create(pb.ContainerServiceCreateRequest(request_id=secrets.token_hex(16), spec=spec))
+        self._mine.append(answer.container.id)
+
+    async def checked(self) -> None:
+        check = pb.HealthCheck(test=["CMD", "true"], interval={"nanos": 50_000_000})  # type: ignore[arg-type]
+        await self._run("sleep", "1000", health_check=check)
+
+    async def pause(self) -> None:
+        if self._mine:
+            await self._stub.Pause(pb.ContainerServicePauseRequest(name=self._choose.choice(self._mine)))
+
+    async def unpause(self) -> None:
+        if self._mine:
+            await self._stub.Unpause(pb.ContainerServiceUnpauseRequest(name=self._choose.choice(self._mine)))
+
+    async def restart(self) -> None:
+        if self._mine:
+            name = self._choose.choice(self._mine)
+            await self._stub.Restart(pb.ContainerServiceRestartRequest(name=name, signal="KILL"))
+
+    async def update(self) -> None:
+        if self._mine:
+            name, limit = self._choose.choice(self._mine), self._choose.randrange(10, 100)
+            await self._stub.Update(pb.ContainerServiceUpdateRequest(name=name, pids_limit=limit))
+
+    async def commit(self) -> None:
+        if self._mine:
+            await self._stub.Commit(pb.ContainerServiceCommitRequest(name=self._choose.choice(self._mine)))
 
     async def rm(self) -> None:
         if self._mine:

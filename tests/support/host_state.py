@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoald.host import cgroups, freezer
+
 
 @dataclass(frozen=True)
 class Host:
@@ -106,6 +108,7 @@ def disagreements(host: Host) -> list[str]:
         *_differ("cgroups", {name for name in host.cgroups() if len(name) == 64}, set(running)),
         *_differ("directories", set(os.listdir(host.root / "containers")), set(containers)),
         *_processes(running),
+        *_frozen(host, running),
         *_mounts(host, running),
         *_layers(host, containers),
         *_network(host, running),
@@ -130,6 +133,15 @@ def _processes(running: dict[str, dict[str, Any]]) -> Iterator[str]:
             continue
         if int(fields[19]) != record["pid_start_time"] or fields[0] == "Z":
             yield f"{each[:12]}: process {record['pid']} is another"
+
+
+def _frozen(host: Host, running: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Paused is what the row says is paused."""
+    found = cgroups.detect()
+    for each, record in running.items():
+        frozen = freezer.is_frozen(found, f"{host.cgroup_parent}/{each}")
+        if frozen != (record["state"] == "paused"):
+            yield f"{each[:12]} is {record['state']} and {'frozen' if frozen else 'not frozen'}"
 
 
 def _mounts(host: Host, running: dict[str, dict[str, Any]]) -> Iterator[str]:
