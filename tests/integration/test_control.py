@@ -355,6 +355,8 @@ async def test_stats_and_top(engine: RunningEngine) -> None:
     assert second[busy.id].memory_limit_bytes == 64 * MIB
     assert second[busy.id].memory_bytes > 0
     assert second[busy.id].pids == 1
+    chosen = await engine.engine.insight.top(busy.id, ["-o", "pid,comm"])
+    assert chosen.rows == ((str(busy.pid), "sh"),)
     table = await engine.engine.insight.top(busy.id, [])
     assert table.titles[:2] == ("UID", "PID")
     assert [row[1] for row in table.rows] == [str(busy.pid)]

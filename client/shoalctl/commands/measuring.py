@@ -111,7 +111,8 @@ class Measuring:
             room = max(console.height() - 1, 4)
             shown = [cut(line, console.width() - 1) for line in lines[:room]]
             up = f"\x1b[{self._drawn}A" if self._drawn else ""
-            console.out(f"{up}\r" + "".join(f"\x1b[2K{line}\n" for line in shown) + "\x1b[J", end="")
+            picture = f"{up}\r" + "".join(f"\x1b[2K{console.printable(line)}\n" for line in shown) + "\x1b[J"
+            console.raw(picture.encode())
             self._drawn = len(shown)
         else:
             for line in lines:

@@ -14,6 +14,8 @@ from shoald.model.container import ContainerState
 from shoald.model.insight import ProcessTable
 
 DEFAULT = ("-ef",)
+MOST_CHOSEN = 10_000
+"""Ids that one argument of a program can hold."""
 _WORD = re.compile(r"[A-Za-z0-9_%=,:.+-]{1,200}")
 
 
@@ -35,7 +37,12 @@ class TopCases:
             raise InvalidArgument("these arguments are not for ps here", reason="INVALID_PS_ARGUMENTS")
         self._publish("container", "top", container.id, event_attributes(container))
         pids = cgroups.processes(self._host, f"{self._parent}/{container.id}")
-        done = await process.run(["ps", *(arguments or DEFAULT)], check=False, timeout=30)
+        asked = ["ps", *(arguments or DEFAULT)]
+        only = ["-q", ",".join(map(str, sorted(pids)))] if 0 < len(pids) <= MOST_CHOSEN else []
+        done = await process.run([*asked, *only], check=False, timeout=30)
+        if done.returncode != 0 and not done.stdout.strip():
+            # Some options do not go with a choice of processes.
+            done = await process.run(asked, check=False, timeout=30)
         if done.returncode != 0:
             words = done.stderr.decode(errors="replace").strip().splitlines() or ["ps failed"]
             raise InvalidArgument(words[0], reason="INVALID_PS_ARGUMENTS")
