@@ -81,12 +81,12 @@ class Segment:
 
 def rules_of(family: Family) -> int:
     """How many rules a table has: fewer are found when somebody has removed some."""
-    return 18 + bool(family.spared)
+    return 19 + bool(family.spared)
 
 
 def sets_of(family: Family, segments: Sequence[Segment]) -> dict[str, list[str]]:
     """Set -> elements. `sources`: who may speak on which bridge; `outward`: who may go out; `open`: networks that are
-    not apart from each other."""
+    not apart from each other; `inner`: all of their addresses."""
     return {
         "bridges": [f'"{s.bridge}"' for s in segments],
         "within": [f'"{s.bridge}" . "{s.bridge}"' for s in segments],
@@ -94,6 +94,7 @@ def sets_of(family: Family, segments: Sequence[Segment]) -> dict[str, list[str]]
         "outward": [subnet for s in segments if not s.internal for subnet in s.of(family)],
         "internal": [f'"{s.bridge}"' for s in segments if s.internal],
         "open": [f'"{s.bridge}"' for s in segments if not s.isolated and not s.internal],
+        "inner": [subnet for s in segments for subnet in s.of(family)],
     }
 
 
@@ -120,7 +121,8 @@ def table_script(family: Family, table: str, segments: Sequence[Segment], publis
     """Replace the whole table in one transaction.
 
     raw: a container can't reach the host's loopback services through its bridge, which accepts 127.0.0.0/8 for the sake
-    of published ports (the class of CVE-2020-8558), nor speak under an address that is not of its network. prerouting:
+    of published ports (the class of CVE-2020-8558), nor speak under an address that is not of its network, nor ask the
+    name server of a network that it is not in. prerouting:
     what comes from outside for 127.0.0.1 is not redirected, or a neighbour on the link could reach ports that are
     published for this host only (moby#45610); the host's own connections take the chain output. forward: from outside,
     and from other networks, only published ports are reachable, not a container's address; an internal network is
@@ -137,6 +139,10 @@ def table_script(family: Family, table: str, segments: Sequence[Segment], publis
     dnat {ip} to meta l4proto . {ip} daddr . th dport map @published
     fib daddr type local dnat {ip} to meta l4proto . th dport map @published_any
 """
+    strange_names = (
+        f"    iifname @bridges meta l4proto {{ tcp, udp }} th dport 53 {ip} daddr @inner fib daddr type local "
+        f"iifname . {ip} daddr != @sources drop\n"
+    )
     return f"""\
 add table {ip} {table}
 delete table {ip} {table}
@@ -167,11 +173,15 @@ table {ip} {table} {{
   set open {{
     type ifname
 {_elements(sets["open"])}  }}
+  set inner {{
+    type {family.address}
+    flags interval
+{_elements(sets["inner"])}  }}
   chain raw {{
     type filter hook prerouting priority raw; policy accept;
     iifname @bridges {ip} daddr {family.loopback} drop
     iifname @bridges {family.unrouted}iifname . {ip} saddr != @sources drop
-  }}
+{strange_names}  }}
   chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
     {ip} daddr {family.loopback} return
