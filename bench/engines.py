@@ -24,7 +24,7 @@ class Engine(ABC):
 
     def __init__(self, prefix: Sequence[str | Path], environment: dict[str, str]) -> None:
         self._prefix = [str(word) for word in prefix]
-        self._environment = environment
+        self.environment = environment
 
     def command(self, *arguments: str) -> list[str]:
         """A command line."""
@@ -33,7 +33,7 @@ class Engine(ABC):
     def run(self, *arguments: str, check: bool = True) -> str:
         """Run it; its output. Raises RuntimeError."""
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=600, env=self._environment
+            self.command(*arguments), capture_output=True, text=True, timeout=600, env=self.environment
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"{self.name} {' '.join(arguments)}: {done.stderr.strip()[-800:]}")
@@ -43,7 +43,7 @@ class Engine(ABC):
         """How long a command takes, wall clock; its output is thrown away."""
         command = self.command(*arguments)
         begun = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self._environment)
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=self.environment)
         taken = time.perf_counter() - begun
         if done.returncode != 0:
             raise RuntimeError(f"{self.name} {' '.join(arguments)}: {done.stderr.decode()[-800:]}")
@@ -185,7 +185,7 @@ def docker(directory: Path) -> Iterator[Docker]:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + WAIT_S
-            while subprocess.run(engine.command("version"), capture_output=True, env=engine._environment).returncode:
+            while subprocess.run(engine.command("version"), capture_output=True, env=engine.environment).returncode:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"dockerd does not start: {(directory / 'log').read_text()[-2000:]}")
                 time.sleep(0.2)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import cases, engines, images
+from bench import cases, containers, engines, images
 from bench.engines import Docker, Engine
 from bench.report import Report, Row, Target
 from tests.support.docker_registry import docker_registry
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pulls", type=int, default=5, help="rounds of the pull (default: 5)")
     parser.add_argument("--megabytes", type=int, default=300, help="size of the image that is pulled")
     parser.add_argument("--files", type=int, default=20_000, help="files in that image")
+    parser.add_argument("--many", type=int, default=100, help="containers for ps and stats (default: 100)")
+    parser.add_argument("--output", type=int, default=200, help="megabytes of a container's output (default: 200)")
+    parser.add_argument("--cycles", type=int, default=1000, help="streams of each kind to cut off (default: 1000)")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where storage goes (default: /var/tmp)")
     parser.add_argument("--tmpfs", action="store_true", help="keep all storage on a tmpfs: no disk in the figures")
     parser.add_argument("--without", action="append", default=[], choices=["docker", "podman"], help="leave a peer out")
@@ -51,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         small = images.push_small(registry.address)
         _pull_first(measured, small)
         _measure(report, measured, small, given)
+        _measure_containers(report, measured, small, given)
         print("making the image of the pull...", flush=True)
         big = images.push_big(registry.address, given.megabytes, given.files)
         title = f"pull of {given.megabytes} MB in {given.files} files, 3 layers and a base"
@@ -84,6 +88,25 @@ def _measure(report: Report, measured: list[Engine], small: str, given: argparse
     shoal = [engine for engine in measured if engine.name == "shoal"]
     listed = scaled(cases.cli(shoal, given.rounds, "host", "list"), ms)
     report.add(Row("host_list", "`host list` (asks no host)", "ms", listed, Target(70)))
+
+
+def _measure_containers(report: Report, measured: list[Engine], small: str, given: argparse.Namespace) -> None:
+    ms = 1000.0
+    few = max(3, given.rounds // 3)
+    run = scaled(containers.cli_exec(measured, small, given.rounds), ms)
+    report.add(Row("exec", "`exec CONTAINER true`", "ms", run, Target(0.7, "docker")))
+    title = f"{given.output} MB of output through `logs -f`, none lost"
+    output = containers.output(measured, small, given.output, few)
+    report.add(Row("output", title, "s", output, Target(1.0, "docker")))
+    for key, command in (("ps_many", ("ps",)), ("stats_many", ("stats", "--no-stream"))):
+        figures = containers.growth(measured, small, given.many, few, *command)
+        title = f"`{' '.join(command)}` with {given.many} containers, in times of that with one"
+        report.add(Row(key, title, "×", figures, Target(1.3)))
+    shoal = next(engine for engine in measured if isinstance(engine, engines.Shoal))
+    for what, more in containers.cut_streams(shoal, small, given.cycles).items():
+        limit, unit, by = {"descriptors": (5, "", 1), "threads": (2, "", 1), "rss": (25, "MB", MB)}[what]
+        title = f"{what} more after {given.cycles} attach, logs and exec each were cut"
+        report.add(Row(f"cut_{what}", title, unit, {"shoal": [more / by]}, Target(limit)))
 
 
 def scaled(figures: cases.Figures, factor: float) -> cases.Figures:
