@@ -26,8 +26,9 @@ from shoald.network.sockets import udp_listeners
 
 log = structlog.get_logger(__name__)
 
-NOWHERE = "240.0.0.1"
-"""A resolver that can't be sent to: queries for names of outside fail at once."""
+NOWHERE = "255.255.255.255"
+"""A resolver to which the kernel lets nobody send without having asked for broadcasts: no query leaves the host, which
+would be a way out of an internal network (CVE-2024-29018). Version 1.4 then lets the asker wait in vain."""
 PLACES = ("/usr/lib/podman/aardvark-dns", "/usr/libexec/podman/aardvark-dns")
 PORT = 53
 OFF = "off"
