@@ -104,7 +104,7 @@ def _measure_containers(report: Report, measured: list[Engine], small: str, give
         report.add(Row(key, title, "×", figures, Target(1.3)))
     shoal = next(engine for engine in measured if isinstance(engine, engines.Shoal))
     for what, more in containers.cut_streams(shoal, small, given.cycles).items():
-        limit, unit, by = {"descriptors": (5, "", 1), "threads": (2, "", 1), "rss": (25, "MB", MB)}[what]
+        limit, unit, by = {"descriptors": (5, "", 1), "threads": (10, "", 1), "rss": (25, "MB", MB)}[what]
         title = f"{what} more after {given.cycles} attach, logs and exec each were cut"
         report.add(Row(f"cut_{what}", title, unit, {"shoal": [more / by]}, Target(limit)))
 

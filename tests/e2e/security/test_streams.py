@@ -33,6 +33,13 @@ def _state(pid: int) -> tuple[int, int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), len(children)
 
 
+def _more(pid: int, before: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """What there is more of. Pools of threads grow for a while, up to their limits."""
+    spare = (2, 10, 0)
+    pairs = zip(_state(pid), before, spare, strict=True)
+    return [(now, then) for now, then, extra in pairs if now > then + extra]
+
+
 def _resident(pid: int) -> int:
     (kib,) = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     return int(kib) << 10
@@ -52,7 +59,7 @@ def test_opened_and_cut(host: Lab, kind: str, busybox: str) -> None:
         before, memory = _state(pid), _resident(pid)
         asyncio.run(open_and_cut(host.fleet, kind, name, CYCLES))
         until(lambda: not _sleepers(host, name), 120, "abandoned processes end")
-        until(lambda: all(now <= then + 2 for now, then in zip(_state(pid), before, strict=True)), 60, "as before")
+        until(lambda: _more(pid, before) == [], 60, f"no more descriptors, threads, children than {before}")
         assert _resident(pid) - memory < GROWTH
         left = list(host.fleet.first.run_dir.glob("*/exec-*"))
         until(lambda: not list(host.fleet.first.run_dir.glob("*/exec-*/attach")), 60, f"nothing of {left[:3]}")
@@ -93,7 +100,7 @@ def test_a_bomb_for_a_volume(host: Lab, bomb: Path) -> None:
 
 
 def test_a_bomb_for_a_container(host: Lab, bomb: Path, busybox: str) -> None:
-    """`cp -` takes a plain tar alone: a compressed one is no archive, and nothing of it gets in."""
+    """`cp -` ends where the archive grows out of proportion."""
     with _running(host, busybox, script="sleep 600") as name, bomb.open("rb") as archive:
         done = subprocess.run(
             host.fleet.command("cp", "-", f"{name}:/tmp"),
@@ -103,13 +110,10 @@ def test_a_bomb_for_a_container(host: Lab, bomb: Path, busybox: str) -> None:
             env=host.fleet.environment(),
             timeout=120,
         )
-        listed = host.fleet.shoal("exec", name, "ls", "/tmp").stdout
         (view,) = json.loads(host.fleet.shoal("inspect", "-s", name).stdout)
-    if done.returncode == 0:
-        assert view["SizeRw"] < 2 << 30, listed
-    else:
-        assert "Traceback" not in done.stderr
-        assert listed == ""
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert view["SizeRw"] < 2 << 30
 
 
 def test_a_client_that_sends_for_ever_into_a_limit(host: Lab, busybox: str) -> None:
