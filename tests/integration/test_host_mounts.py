@@ -35,7 +35,8 @@ def area() -> Iterator[Path]:
         yield path
         assert [mounted.path for mounted in mount_points(path)] == []
         assert not list(Path("/run").glob("shoal-layers-*"))
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        # Fewer: garbage of other tests was collected meanwhile.
+            assert len(os.listdir("/proc/self/fd")) <= descriptors
     finally:
         mounts.unmount_tree(path, detach=True)
         shutil.rmtree(path)

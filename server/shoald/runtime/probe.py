@@ -64,7 +64,7 @@ async def choose_runtime(name: str, *, prepare_crun: Callable[[], Awaitable[None
     raise FailedPrecondition(
         f"no usable OCI runtime ({tried})",
         reason="NO_RUNTIME",
-        hint="`shoald doctor` tells what the host lacks; crun or runc must be installed and work",
+        hint="apt-get install crun or runc; where one is installed, the message tells why it does not work",
     )
 
 
