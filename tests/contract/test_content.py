@@ -270,7 +270,7 @@ async def test_descriptors_do_not_leak(local: LocalContent) -> None:
     stream = local.stream(DIGEST)
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_cancelled_while_resuming(local: LocalContent) -> None:
@@ -287,7 +287,7 @@ async def test_cancelled_while_resuming(local: LocalContent) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     await ingest(local)
     assert local.read(DIGEST) == BODY
 

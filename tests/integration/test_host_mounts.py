@@ -36,7 +36,7 @@ def area() -> Iterator[Path]:
         assert [mounted.path for mounted in mount_points(path)] == []
         assert not list(Path("/run").glob("shoal-layers-*"))
         # Fewer: garbage of other tests was collected meanwhile.
-            assert len(os.listdir("/proc/self/fd")) <= descriptors
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
     finally:
         mounts.unmount_tree(path, detach=True)
         shutil.rmtree(path)

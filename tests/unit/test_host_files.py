@@ -104,7 +104,7 @@ def test_trees_deeper_than_path_max(tmp_path: Path) -> None:
     assert trees.tree_size(tree).entries == 1 + 2 * 2500
     assert trees.remove_tree(tree) is True
     assert not tree.exists()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_remove_tree_while_another_adds(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_failed_open_leaves_no_lock_and_no_descriptor(path: Path) -> None:
         with pytest.raises(DataLoss) as caught:
             Metadata.open(path)
         assert caught.value.reason == "METADATA_CORRUPT"
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_files_are_private(md: Metadata, path: Path) -> None:
