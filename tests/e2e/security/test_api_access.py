@@ -213,6 +213,40 @@ def test_an_operator_gets_no_container_of_the_hosts_ids(host: Lab, busybox: str)
     assert fleet.shoal("ps", "-aq").stdout == ""
 
 
+@pytest.mark.parametrize(
+    "options", [("--privileged",), ("-v", "/var/tmp:/host"), ("--userns", "host"), ("--cap-add", "SYS_ADMIN")]
+)
+def test_an_operator_enters_no_container_of_an_admins(
+    host: Lab, options: tuple[str, ...], tmp_path: Path, busybox: str
+) -> None:
+    """Row 17: what only an admin may ask for is not to be had by way of a container that has it (exec, cp, attach)."""
+    fleet = host.fleet
+    certificate, key = fleet.user("op", Role.OPERATOR)
+    fleet.add_host("op", fleet.first.address, cert=str(certificate), key=str(key))
+    (tmp_path / "file").write_text("x")
+    ways: dict[str, tuple[str, ...]] = {
+        "exec": ("exec", "-H", "op", "NAME", "true"),
+        "exec -d": ("exec", "-d", "-H", "op", "NAME", "true"),
+        "cp in": ("cp", "-H", "op", str(tmp_path / "file"), "NAME:/tmp/file"),
+        "cp out": ("cp", "-H", "op", "NAME:/etc/passwd", str(tmp_path / "out")),
+        "attach": ("attach", "-H", "op", "NAME"),
+    }
+    try:
+        fleet.shoal("run", "-d", "-i", "--name", "admins", "-H", "h1", *options, busybox, "sleep", "600")
+        fleet.shoal("run", "-d", "-i", "--name", "own", "-H", "op", busybox, "sleep", "600")
+        for way, words in ways.items():
+            refused = fleet.shoal(*(word.replace("NAME", "admins") for word in words), code=None, stdin="")
+            assert "needs the role admin" in refused.stderr, way
+            if way != "attach":  # which has no end here
+                fleet.shoal(*(word.replace("NAME", "own") for word in words))
+        assert not (tmp_path / "out").exists() or "root" in (tmp_path / "out").read_text()
+        fleet.shoal("exec", "-H", "h1", "admins", "true")
+        fleet.shoal("stop", "-t", "0", "-H", "op", "admins")
+    finally:
+        fleet.remove_host("op")
+        fleet.remove_containers()
+
+
 def test_a_message_beyond_the_limit_is_refused_also_when_it_is_small_on_the_wire(host: Lab) -> None:
     fleet = host.fleet
     bomb = container_pb.ContainerServiceStopRequest(name="a" * (64 << 20)).SerializeToString()
