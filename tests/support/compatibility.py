@@ -46,7 +46,7 @@ What is different everywhere:
 - A switch has no value: `--rm`, not `--rm=true`.
 - Templates of `--format` have fields and a few functions, no pipes ([formats](cli.md#formats)).
 - A wrong value is refused before anything is made, with exit code 2; Docker's is 125.
-- A flag that is out is refused with its reason, where Docker's command has it and a script may use it.
+- A flag of `run` and `create` that is out is refused with its reason.
 - What gives rights on the host needs the role admin ([security](security.md)).
 
 """
