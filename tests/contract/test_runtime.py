@@ -21,6 +21,7 @@ import pytest
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
 from shoald.host.kernel import kernel_version
+from shoald.host.limits import LimitFile
 from shoald.host.mounts import MountFlags, mount, unmount
 from shoald.host.seccomp import linux_seccomp, load_profile, tightened
 from shoald.model.container import MountKind, Resources
@@ -296,6 +297,55 @@ async def test_stdin_that_was_not_asked_for_is_refused(host: Host) -> None:
 async def test_resize_needs_a_running_container(host: Host) -> None:
     with pytest.raises(FailedPrecondition):
         await host.runtime.resize("nosuchcontainer", 24, 80)
+
+
+async def test_pause_and_resume(host: Host) -> None:
+    container_id = await host.start(["sleep", "1000"])
+    assert not host.runtime.paused(container_id)
+    for _ in range(2):
+        await host.runtime.pause(container_id)
+        assert host.runtime.paused(container_id)
+        assert await host.runtime.is_started(container_id)
+    # A signal waits until it is thawed.
+    await host.runtime.kill(container_id, signal.SIGKILL)
+    for _ in range(2):
+        with contextlib.suppress(FailedPrecondition):
+            await host.runtime.resume(container_id)
+    assert (await host.exit(container_id)).exit_code == 137
+    for call in (host.runtime.pause, host.runtime.resume):
+        with pytest.raises(FailedPrecondition) as caught:
+            await call(container_id)
+        assert caught.value.reason == "NOT_RUNNING"
+    assert not host.runtime.paused(container_id)
+
+
+@pytest.mark.parametrize("how", ["kill_all", "delete"])
+async def test_the_end_of_what_is_paused(host: Host, how: str) -> None:
+    container_id = await host.start(["sleep", "1000"])
+    await host.runtime.pause(container_id)
+    if how == "kill_all":
+        await host.runtime.kill_all(container_id)
+        assert (await host.exit(container_id)).exit_code == 137
+    else:
+        await host.runtime.delete(container_id)
+    assert host.runtime.running_pid(container_id) is None
+
+
+async def test_limits_change_while_it_runs(host: Host) -> None:
+    container_id = await host.start(["sleep", "1000"])
+    await host.runtime.set_limits(container_id, [LimitFile("pids", "pids.max", "33")], 1 << 30)
+    if host.real:
+        found = cgroups.detect().path(f"{host.cgroup}/{container_id}", "pids")
+        assert found is not None
+        assert (found / "pids.max").read_text().strip() == "33"
+        with pytest.raises(FailedPrecondition) as caught:
+            await host.runtime.set_limits(container_id, [LimitFile("pids", "pids.max", "44")], 1)
+        assert caught.value.reason == "MEMORY_IN_USE"
+        assert (found / "pids.max").read_text().strip() == "33"
+    await host.runtime.delete(container_id)
+    with pytest.raises(FailedPrecondition) as caught:
+        await host.runtime.set_limits(container_id, [LimitFile("pids", "pids.max", "1")])
+    assert caught.value.reason == "NOT_RUNNING"
 
 
 async def test_a_log_is_not_reopened_for_one_that_is_gone(host: Host) -> None:

@@ -220,6 +220,7 @@ class FakeRuntime:
     async def delete(self, container_id: str) -> None:
         """Forget."""
         process = self.running.get(container_id)
+        self.frozen.discard(container_id)
         if process is not None:
             await self.kill(container_id, 9)
             if process.task is not None:
