@@ -1,4 +1,4 @@
-"""The calls about a container's life: what the engine is asked, and what the client gets; and that no call is missing."""
+"""The calls about a container's life: what the engine is asked, what the client gets; and that no call is missing."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ async def test_top_stats_changes_commit_prune(stub: ContainerServiceStub, engine
     assert engine.asked("stats") == (["web"], True, 0.5)
     (message,) = [each async for each in stub.Changes(pb.ContainerServiceChangesRequest(name="web"))]
     assert [(each.kind, each.path) for each in message.changes] == [(2, "/new"), (3, "/old")]
-    commit = pb.ContainerServiceCommitRequest(request_id="c", name="web", reference="a:1", author="me", changes=["USER 1"])
+    commit = pb.ContainerServiceCommitRequest(
+        request_id="c", name="web", reference="a:1", author="me", changes=["USER 1"]
+    )
     assert (await stub.Commit(commit)).image_id == IMAGE.id
     assert engine.asked("commit") == ("c", "web", "a:1", "me", "", ["USER 1"], True)
     until = pb.ContainerServicePruneRequest(labels=[{"key": "a"}], until={"seconds": 1_700_000_000})
