@@ -115,9 +115,7 @@ async def test_lists_with_health_and_sizes(stub: ContainerServiceStub, engine: F
         pb.HEALTH_STATUS_UNHEALTHY, pb.CONTAINER_STATE_PAUSED, 4096,
     )  # fmt: skip
     assert engine.asked("list_containers") == (
-        ContainerFilter(
-            states=(ContainerState.PAUSED,), health=HealthStatus.UNHEALTHY, network="front", volume="data"
-        ),
+        ContainerFilter(states=(ContainerState.PAUSED,), health=HealthStatus.UNHEALTHY, network="front", volume="data"),
     )
     await stub.Wait(pb.ContainerServiceWaitRequest(name="web", condition=4))  # type: ignore[arg-type]
     assert engine.asked("wait") == ("web", "healthy")

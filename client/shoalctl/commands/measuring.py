@@ -30,9 +30,7 @@ _NOTHING = "--"
 class Measuring:
     """Follows the hosts. What a host has sent last is shown until it sends again or fails."""
 
-    def __init__(
-        self, fleet: Fleet, names: Sequence[str], listing: Listing, *, everything: bool, full: bool
-    ) -> None:
+    def __init__(self, fleet: Fleet, names: Sequence[str], listing: Listing, *, everything: bool, full: bool) -> None:
         self._fleet = fleet
         self._names = names
         self._listing = listing
@@ -130,9 +128,7 @@ class Measuring:
         return rows
 
 
-def sample_row(
-    host: str, sample: container_pb2.ContainerServiceStatsResponse.Sample, *, full: bool
-) -> dict[str, Any]:
+def sample_row(host: str, sample: container_pb2.ContainerServiceStatsResponse.Sample, *, full: bool) -> dict[str, Any]:
     """One container; docker's field names, and the plain figures for programs."""
     limit = sample.memory_limit_bytes
     share = 100 * sample.memory_bytes / limit if limit else 0.0

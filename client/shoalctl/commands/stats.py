@@ -27,9 +27,7 @@ COLUMNS = (
 @app.command(cls=HostCommand)
 def stats(
     ctx: typer.Context,
-    containers: Annotated[
-        list[str] | None, typer.Argument(metavar="[CONTAINER...]", help="Else all that run.")
-    ] = None,
+    containers: Annotated[list[str] | None, typer.Argument(metavar="[CONTAINER...]", help="Else all that run.")] = None,
     a: Annotated[bool, typer.Option("-a", "--all-states", help="Also containers that do not run.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Show the first figures and end.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show ids in full.")] = False,

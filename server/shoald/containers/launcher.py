@@ -232,7 +232,8 @@ class Launcher:
         kept = tuple(mount for mount in container.spec.mounts if mount.kind not in kinds)
         shown = replace(container, spec=replace(container.spec, mounts=kept))
         try:
-            await self._snapshots.mount(container.snapshot_id, bundle / IN_BUNDLE_ROOTFS, uid_base=container.userns_base)
+            rootfs = bundle / IN_BUNDLE_ROOTFS
+            await self._snapshots.mount(container.snapshot_id, rootfs, uid_base=container.userns_base)
             places = await self.places.place(shown, ResolvedUser(0, 0), bundle / IN_BUNDLE_MOUNTS)
             yield bundle / IN_BUNDLE_ROOTFS, places
         finally:
