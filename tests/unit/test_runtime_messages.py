@@ -20,6 +20,7 @@ _RUNC = "runc create failed: unable to start container process: "
         (_RUNC + 'chdir to cwd ("/x") set in config.json failed: permission denied', "INVALID_WORKDIR", "126"),
         (_RUNC + 'error mounting "/x" to rootfs at "/y": stat /x: no such file or directory', "RUNTIME_FAILED", "125"),
         ("executable file `foo` not found in $PATH: No such file or directory", "COMMAND_NOT_FOUND", "127"),
+        ("executable file `x\ny` not found in $PATH: No such file or directory", "COMMAND_NOT_FOUND", "127"),
         ("open executable: Permission denied", "COMMAND_NOT_EXECUTABLE", "126"),
         ("exec container process `/badfmt`: Exec format error", "COMMAND_NOT_EXECUTABLE", "126"),
         ("chdir `/notexec`: Not a directory", "INVALID_WORKDIR", "126"),

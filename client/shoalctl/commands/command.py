@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import cache
 from typing import Annotated, Any, NoReturn
 
@@ -10,7 +10,10 @@ import typer
 from typer.core import TyperCommand
 
 from shoalctl import exits
+from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
+
+MOST = 2**31 - 1
 
 
 def verb_app(help_text: str | None = None) -> typer.Typer:
@@ -34,6 +37,7 @@ class HostCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Move the target flags from the parameters to the invocation, then run."""
+        _check_numbers(ctx.params)
         flags = {param.name: ctx.params.pop(param.name) for param in _target_params()}
         invocation: Invocation = ctx.obj or Invocation()
         ctx.obj = invocation.extended(
@@ -44,6 +48,13 @@ class HostCommand(TyperCommand):
             timeout=flags["target_timeout"],
         )
         return super().invoke(ctx)
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """No flag has a use for a number beyond 32 bits, and the messages have no room for all of them."""
+    for name, value in given.items():
+        if isinstance(value, int) and not -MOST <= value <= MOST:
+            raise UsageFault(f"--{name.replace('_', '-')}: {value} is out of range")
 
 
 @cache

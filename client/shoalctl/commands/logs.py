@@ -42,7 +42,7 @@ def logs(
 
     Lines of several containers and hosts are merged in the order of their time. Hosts search (--grep) on their side.
     """
-    if tail != "all" and not tail.isdecimal():
+    if tail != "all" and not (tail.isdecimal() and len(tail) < 19):
         raise UsageFault(f"--tail {tail!r} is not a number")
     if not containers and not label:
         raise UsageFault("name a container, or choose some with --label")

@@ -124,7 +124,7 @@ def parse_mount(text: str) -> MountFlag:
 
 def parse_config(text: str) -> MountFlag:
     """`NAME=FILE[,target=/path][,mode=0444]`: a file or directory of this machine. Raises UsageFault."""
-    first, *rest = _split(text)
+    first, *rest = _split(text) or [""]
     name, separator, path = first.partition("=")
     if not separator or not _NAME.fullmatch(name) or not path:
         raise UsageFault(f"invalid config {text!r}: write NAME=FILE[,target=/path][,mode=0444]")

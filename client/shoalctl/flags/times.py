@@ -18,16 +18,20 @@ _UNITS = {
     "h": 3600 * 10**9,
     "d": 86400 * 10**9,
 }
+_MOST = 2**63  # ns, as Go's
 _PART = r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)"
 
 
 def parse_duration(text: str) -> timedelta:
     """Go's notation (`1h30m`, `250ms`) with `d` for days, or a plain number of seconds. Raises UsageFault."""
     if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        return timedelta(seconds=float(text))
-    if not re.fullmatch(f"(?:{_PART})+", text):
+        nanoseconds = Decimal(text) * _UNITS["s"]
+    elif re.fullmatch(f"(?:{_PART})+", text):
+        nanoseconds = sum((Decimal(number) * _UNITS[unit] for number, unit in re.findall(_PART, text)), Decimal())
+    else:
         raise UsageFault(f"invalid duration {text!r}", hint="write for example 90s, 10m or 1h30m")
-    nanoseconds = sum(Decimal(number) * _UNITS[unit] for number, unit in re.findall(_PART, text))
+    if nanoseconds >= _MOST:
+        raise UsageFault(f"the duration {text!r} is too long: it must be less than 292 years")
     return timedelta(microseconds=float(nanoseconds / 1000))
 
 

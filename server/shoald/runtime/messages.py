@@ -10,8 +10,8 @@ import msgspec
 from shoal.errors import FailedPrecondition, Internal, InvalidArgument, ShoalError
 
 _NOT_FOUND = (
-    re.compile(r"executable file `(?P<name>.*)` not found in \$PATH"),  # crun
-    re.compile(r'exec: "(?P<name>.*)": executable file not found in \$PATH'),  # runc
+    re.compile(r"executable file `(?P<name>.*)` not found in \$PATH", re.DOTALL),  # crun
+    re.compile(r'exec: "(?P<name>.*)": executable file not found in \$PATH', re.DOTALL),  # runc
     re.compile(r'exec: "(?P<name>.*)": stat .*: no such file or directory', re.IGNORECASE),  # runc
 )
 _NOT_EXECUTABLE = (

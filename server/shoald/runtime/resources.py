@@ -99,7 +99,7 @@ def _cpu(limits: Resources, host: HostLimits) -> dict[str, Any]:
             # The kernel refuses a quota of less than 1 ms.
             cpu["quota"] = max(1000, limits.nano_cpus * CPU_PERIOD_US // 1_000_000_000)
             cpu["period"] = CPU_PERIOD_US
-        if limits.cpu_quota:
+        if limits.cpu_quota > 0:  # -1: none, which crun can not write
             cpu["quota"] = limits.cpu_quota
         if limits.cpu_period:
             cpu["period"] = limits.cpu_period
@@ -158,7 +158,7 @@ def unenforced(limits: Resources, host: HostLimits) -> list[str]:
 def _asked(limits: Resources) -> dict[str, bool]:
     return {
         "memory": limits.memory_bytes > 0 or limits.memory_reservation_bytes > 0,
-        "cpu": bool(limits.nano_cpus > 0 or limits.cpu_quota or limits.cpu_period or limits.cpu_shares),
+        "cpu": bool(limits.nano_cpus > 0 or limits.cpu_quota > 0 or limits.cpu_period or limits.cpu_shares),
         "cpuset": bool(limits.cpuset_cpus or limits.cpuset_mems),
         "pids": limits.pids_limit > 0,
     }
