@@ -56,9 +56,14 @@ def noted() -> list[str]:
 
 
 def unmount_unused() -> None:
-    """For the purge of a daemon: unmount what daemons of ours mounted and none uses any more."""
+    """For the purge of a daemon: unmount what daemons of ours mounted and none uses any more. Groups in it without
+    processes go, also those that other engines left there while it was mounted; one with processes keeps it."""
     for name in noted():
         target = cgroups.ROOT / name
+        for directory, _, _ in os.walk(target, topdown=False):
+            if directory != str(target):
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
         if any(entry.is_dir(follow_symlinks=False) for entry in _entries(target)):
             return  # somebody's containers
         try:
