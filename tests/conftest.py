@@ -27,6 +27,9 @@ def nothing_left_behind() -> Iterator[None]:
     sweep_abandoned()
     before = snapshot()
     yield
+    from shoald.host.controllers import unmount_unused
+
+    unmount_unused()
     deadline = time.monotonic() + PATIENCE_S
     while (left := snapshot() - before) and time.monotonic() < deadline:
         time.sleep(0.2)

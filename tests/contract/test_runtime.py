@@ -20,6 +20,7 @@ import pytest
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups
+from shoald.host.controllers import MountedControllers, unmount_unused
 from shoald.host.kernel import kernel_version
 from shoald.host.limits import LimitFile
 from shoald.host.mounts import MountFlags, mount, unmount
@@ -129,12 +130,12 @@ class Host:
 @pytest.fixture(scope="module")
 def all_controllers() -> Iterator[None]:
     """crun wants every controller of a hybrid host in a hierarchy of version 1."""
-    mounted = cgroups.mount_missing_v1_controllers() if os.geteuid() == 0 else []
+    controllers = MountedControllers()
+    if os.geteuid() == 0:
+        controllers.mount()
     yield
-    for controller in mounted:
-        unmount(cgroups.ROOT / controller)
-        with contextlib.suppress(OSError):
-            (cgroups.ROOT / controller).rmdir()
+    controllers.close()
+    unmount_unused()
 
 
 async def _host(kind: str, directory: Path) -> AsyncIterator[Host]:

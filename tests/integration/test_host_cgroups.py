@@ -14,6 +14,7 @@ import pytest
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoald.host import cgroups, mounts, trees
 from shoald.host.cgroups import Cgroups, Mode
+from shoald.host.controllers import MountedControllers, unmount_unused
 from shoald.host.process import spawn
 from shoald.host.usage import Usage, oom_kills, read_usage
 
@@ -103,11 +104,21 @@ async def test_paths_stay_below_the_root(found: Cgroups) -> None:
 
 
 def test_no_controller_is_left_to_version_2_on_a_hybrid_host() -> None:
-    cgroups.mount_missing_v1_controllers()
-    assert cgroups.mount_missing_v1_controllers() == []
-    after = cgroups.detect()
-    if after.mode is Mode.HYBRID:
-        assert [one.controllers for one in after.hierarchies if one.version == 2] == [frozenset()]
+    controllers = MountedControllers()
+    try:
+        mounted = controllers.mount()
+        assert cgroups.mount_missing_v1_controllers() == []
+        after = cgroups.detect()
+        if after.mode is Mode.HYBRID:
+            assert [one.controllers for one in after.hierarchies if one.version == 2] == [frozenset()]
+        for name in mounted:
+            (cgroups.ROOT / name / "left-by-another").mkdir()
+            unmount_unused()
+            assert (cgroups.ROOT / name / "tasks").exists()  # held by this "daemon"
+    finally:
+        controllers.close()
+    unmount_unused()
+    assert not any((cgroups.ROOT / name).exists() for name in mounted)
 
 
 def test_remove_tree_refuses_what_is_mounted() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shoald.host.cgroups import mount_missing_v1_controllers
+from shoald.host.controllers import MountedControllers
 from shoald.host.kernel import kernel_version
 from shoald.host.process import run
 from shoald.host.seccomp import linux_seccomp, load_profile
@@ -29,7 +29,9 @@ id -u
 async def test_a_container_is_filtered(tmp_path: Path, runtime: str, extra: tuple[str, ...]) -> None:
     if shutil.which(runtime) is None or not Path("/bin/busybox").exists():
         pytest.skip(f"needs {runtime} and busybox-static")
-    mount_missing_v1_controllers()
+    controllers = MountedControllers()
+    controllers.mount()  # for crun; taken down at the end of the session
+    controllers.close()
     root = tmp_path / "rootfs"
     for name in ("bin", "proc", "dev", "sys"):
         (root / name).mkdir(parents=True)
