@@ -43,7 +43,6 @@ What is different everywhere:
 
 - Every command takes the flags of targets: `-H`, `-g`, `--all`, `--host-label` and `--timeout`
   ([the command](cli.md#targets)). `--all` means all hosts.
-- A switch has no value: `--rm`, not `--rm=true`.
 - Templates of `--format` have fields and a few functions, no pipes ([formats](cli.md#formats)).
 - A wrong value is refused before anything is made, with exit code 2; Docker's is 125.
 - A flag of `run` and `create` that is out is refused with its reason.

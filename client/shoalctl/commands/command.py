@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from shoalctl import exits
 from shoalctl.flags.fault import UsageFault
+from shoalctl.flags.switches import Option, with_plain_switches
 from shoalctl.invocation import Invocation
 
 MOST = 2**31 - 1
@@ -34,6 +35,18 @@ class HostCommand(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_target_params())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Also takes switches with a value: `--rm=true`."""
+        options = {
+            name: Option(not (getattr(param, "is_flag", False) or getattr(param, "count", False)), off)
+            for param in self.get_params(ctx)
+            if param.param_type_name == "option"
+            for names, off in ((param.opts, next(iter(param.secondary_opts), "")), (param.secondary_opts, ""))
+            for name in names
+        }
+        plain = with_plain_switches(args, options, interspersed=ctx.allow_interspersed_args)
+        return super().parse_args(ctx, plain)
 
     def invoke(self, ctx: Any) -> Any:
         """Move the target flags from the parameters to the invocation, then run."""
