@@ -39,6 +39,7 @@ from shoald.dockerfile.steps import (
     UrlSource,
     WorkdirStep,
 )
+from shoald.host.blocking import to_end
 from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
@@ -213,7 +214,8 @@ class StepExecutor:
             size = await asyncio.to_thread(tree_size, self._snapshots.fs_path(snapshot.id))
             await self._snapshots.commit(snapshot.id, size_bytes=size.apparent)
         except BaseException:
-            await _shielded(self._snapshots.remove(snapshot.id))
+            with contextlib.suppress(ShoalError):
+                await to_end(self._snapshots.remove(snapshot.id))
             raise
         self._md.cache.put(keyed.key, snapshot.id, description=step.text[:1000], size_bytes=size.apparent)
         return snapshot.id
@@ -335,12 +337,3 @@ def _check_copy(step: CopyStep) -> None:
         )
     if isinstance(step.base, ContextBase) and step.base.name:
         raise Unimplemented("named contexts are not supported yet", reason="INSTRUCTION_UNSUPPORTED")
-
-
-async def _shielded(work: Awaitable[None]) -> None:
-    task = asyncio.ensure_future(work)
-    with contextlib.suppress(ShoalError):
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(task)
-        task.result()
