@@ -20,6 +20,7 @@ from shoald.configure import INIT_PROGRAMS
 from shoald.host import kernel
 from shoald.host.files import disk_space
 from shoald.host.seccomp import DEFAULT_PROFILE
+from shoald.network.dns import find_program
 from shoald.runtime.probe import choose_runtime, program_version
 
 _LOW_DISK_BYTES = 2 << 30
@@ -63,6 +64,7 @@ async def examine(config: Config) -> list[Finding]:
     findings = [_user(), await _runtime(config), await _conmon(config)]
     findings += await _kernel(config)
     findings.append(_init(config))
+    findings.append(_name_server(config))
     findings.append(_disk(config.root))
     findings += _ports(config)
     return findings
@@ -144,6 +146,14 @@ def _init(config: Config) -> Finding:
         return Finding("init program", Status.OK, path)
     value = f"{configured} can't be executed" if configured else "none"
     return Finding("init program", Status.WARN, value, "`run --init` does not work", "apt-get install catatonit")
+
+
+def _name_server(config: Config) -> Finding:
+    path = find_program(config.network.dns)
+    if path:
+        return Finding("name server", Status.OK, path)
+    consequence = "containers in networks of users do not find each other by name"
+    return Finding("name server", Status.WARN, "aardvark-dns: none", consequence, "apt-get install aardvark-dns")
 
 
 def _disk(root: Path) -> Finding:
