@@ -73,7 +73,7 @@ async def test_what_the_kernel_lacks_has_a_consequence_and_a_remedy(
 async def test_missing_programs_are_named_with_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     findings = await doctor.examine(_config(tmp_path))
-    for name, package in (("runtime", "crun"), ("conmon", "conmon"), ("init program", "name server", "catatonit")):
+    for name, package in (("runtime", "crun"), ("conmon", "conmon"), ("init program", "catatonit")):
         found = _named(findings, name)
         assert found.status is (Status.WARN if name == "init program" else Status.FAIL)
         assert f"apt-get install {package}" in found.remedy
