@@ -22,13 +22,16 @@ def nothing_left_behind() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    from shoald.host.controllers import MountedControllers, unmount_unused
     from tests.support.daemon import sweep_abandoned  # the whole daemon: nothing that unit tests should wait for
 
     sweep_abandoned()
     before = snapshot()
+    # Held for the session: daemons come and go, and the kernel takes its time to give a controller back.
+    controllers = MountedControllers()
+    controllers.mount()
     yield
-    from shoald.host.controllers import unmount_unused
-
+    controllers.close()
     unmount_unused()
     deadline = time.monotonic() + PATIENCE_S
     while (left := snapshot() - before) and time.monotonic() < deadline:

@@ -319,8 +319,13 @@ async def _runtime(config: Config, controllers: MountedControllers) -> tuple[Con
 
     async def mount_controllers() -> None:
         mounted = await asyncio.to_thread(controllers.mount)
-        log.info("cgroup_controllers_mounted", controllers=mounted)
+        if mounted:
+            log.info("cgroup_controllers_mounted", controllers=mounted)
 
+    wants_crun = config.runtime.name in ("auto", "", "crun") and shutil.which("crun") is not None
+    if config.runtime.mount_controllers and wants_crun:
+        # Before the probe: it may pass while a hierarchy that was just unmounted has not gone yet.
+        await mount_controllers()
     prepare = mount_controllers if config.runtime.mount_controllers else None
     probe = await choose_runtime(config.runtime.name, prepare_crun=prepare)
     warnings = [f"{name} can't be used: {why}" for name, why in probe.rejected]

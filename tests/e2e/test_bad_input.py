@@ -46,7 +46,8 @@ def left(fleet: Fleet) -> Left:
         images = list(rpc.images.List(image_pb2.ImageServiceListRequest()))
     return Left(
         bundles=_names(daemon.run_dir),
-        mounts=frozenset(point for point in points if point.startswith(inside)),
+        # Secrets have a tmpfs for as long as the daemon's host runs.
+        mounts=frozenset(p for p in points if p.startswith(inside) and p != str(daemon.run_dir / "secrets")),
         snapshots=_names(daemon.root / "snapshots"),
         ingest=_names(daemon.root / "content" / "ingest"),
         # Logs of removed containers stay readable for minutes.

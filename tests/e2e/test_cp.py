@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -315,6 +316,8 @@ def test_a_container_that_swaps_directory_and_link_reaches_nothing(box: Fleet, b
             assert CANARY not in out.stdout
     finally:
         box.shoal("rm", "-f", "racer")
+        assert canary.read_bytes() == CANARY
+        shutil.rmtree(host)
 
 
 def test_nothing_of_the_container_is_run_by_the_host(box: Fleet, busybox: str, here: Path) -> None:

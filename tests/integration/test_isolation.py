@@ -263,8 +263,12 @@ async def test_ulimits(engine: RunningEngine) -> None:
     assert found["Max open files"] == ["300", "400"]
     assert found["Max processes"] == ["55", "66"]
     assert found["Max locked memory"] == ["4096", "8192"]
+    for _ in range(200):
+        if (said := (await engine.logs(made.id)).split()) == ["300", "400", "0"]:
+            break
+        await asyncio.sleep(0.05)
     await engine.engine.stop(made.id, 0, "")
-    assert (await engine.logs(made.id)).split() == ["300", "400", "0"]
+    assert said == ["300", "400", "0"]
 
 
 async def test_ulimits_beyond_the_hosts_are_lowered_with_a_warning(host: EngineHost, engine: RunningEngine) -> None:

@@ -137,14 +137,22 @@ def mount_missing_v1_controllers() -> list[str]:
     found = detect()
     if found.mode is not Mode.HYBRID:
         return []
+    have = {name for hierarchy in found.hierarchies if hierarchy.version == 1 for name in hierarchy.controllers}
+    left = {name for hierarchy in found.hierarchies if hierarchy.version == 2 for name in hierarchy.controllers}
+    missing = sorted((left | _lingering(_text(Path("/proc/cgroups")))) - have)
     mounted: list[str] = []
-    for hierarchy in found.hierarchies:
-        if hierarchy.version == 2:
-            for name in sorted(hierarchy.controllers):
-                for controller in _V1_NAMES.get(name, (name,)):
-                    _mount_v1(controller)
-                    mounted.append(controller)
+    for name in missing:
+        for controller in _V1_NAMES.get(name, (name,)):
+            _mount_v1(controller)
+            mounted.append(controller)
     return mounted
+
+
+def _lingering(table: str) -> set[str]:
+    """Controllers of /proc/cgroups that have a version 1 hierarchy, mounted or not: one that was unmounted a moment ago
+    goes back to version 2 at a time of the kernel's choosing."""
+    rows = [line.split() for line in table.splitlines() if not line.startswith("#")]
+    return {row[0] for row in rows if len(row) == 4 and row[1] != "0" and row[3] == "1"}
 
 
 def _mount_v1(controller: str) -> None:
