@@ -324,7 +324,7 @@ def test_unknown_container(unchanged: Fleet) -> None:
 
 def test_bind_source_that_is_not_there(unchanged: Fleet, busybox: str) -> None:
     failed = unchanged.shoal("run", "-v", "/no/such/path:/data", busybox, "true", code=125)
-    fails(failed, "h1: ", "/no/such/path", "named volume")
+    fails(failed, "h1: ", "/no/such/path", "local:PATH")
 
 
 # Dockerfiles
