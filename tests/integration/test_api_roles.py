@@ -80,6 +80,8 @@ async def _code(channel: grpc.aio.Channel, method: str) -> tuple[grpc.StatusCode
                 call.cancel()
                 return grpc.StatusCode.OK, ""
     except grpc.aio.AioRpcError as error:
+        if error.details() == "Internal error from Core":  # the write met the refusal, which grpc.aio then hides
+            return await _code(channel, method)
         ours = "grpc-status-details-bin" in dict(error.trailing_metadata() or ())
         return error.code(), error_info(error).reason if ours else ""
     return grpc.StatusCode.OK, ""

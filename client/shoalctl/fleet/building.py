@@ -72,9 +72,11 @@ class Build:
 
         channel = await self._host.link.channel()
         call = image_pb2_grpc.ImageServiceStub(channel).Build()
-        writer = asyncio.create_task(self._write(call))
+        accepted = asyncio.Event()
+        writer = asyncio.create_task(self._write(call, accepted))
         try:
             async for message in call:
+                accepted.set()
                 self._host.link.answered()
                 yield message
         except grpc.aio.AioRpcError as error:
@@ -89,13 +91,15 @@ class Build:
             await asyncio.gather(writer, return_exceptions=True)
             call.cancel()
 
-    async def _write(self, call: Any) -> None:
+    async def _write(self, call: Any, accepted: asyncio.Event) -> None:
+        """Send the start and, once the host has accepted it, the context: writes may hide the reason of a refusal."""
         from shoal.v1 import image_pb2
 
         request = image_pb2.ImageServiceBuildRequest
         self._start.request_id = self.request_id
         try:
             await call.write(request(start=self._start))
+            await accepted.wait()
             async for chunk in without_blocking(self._context()):
                 await call.write(request(context_chunk=chunk))
             await call.done_writing()
