@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ from shoald.api.listeners import check_address
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS
 from shoald.host import kernel
+from shoald.host.controllers import MountedControllers, unmount_unused
 from shoald.host.files import disk_space
 from shoald.host.seccomp import DEFAULT_PROFILE
 from shoald.network.dns import find_program
@@ -101,10 +103,20 @@ def _user() -> Finding:
 
 
 async def _runtime(config: Config) -> Finding:
+    controllers = MountedControllers()
+
+    async def mount_controllers() -> None:
+        await asyncio.to_thread(controllers.mount)
+
     try:
-        chosen = await choose_runtime(config.runtime.name)
+        # As the daemon does, or the answer would be another one; afterwards the host is as it was.
+        prepare = mount_controllers if config.runtime.mount_controllers else None
+        chosen = await choose_runtime(config.runtime.name, prepare_crun=prepare)
     except ShoalError as error:
         return Finding("runtime", Status.FAIL, error.message, "containers can't run", error.hint or "")
+    finally:
+        controllers.close()
+        await asyncio.to_thread(unmount_unused)
     runtime = chosen.runtime
     others = "".join(f"; not {name}: {reason}" for name, reason in chosen.rejected)
     return Finding("runtime", Status.OK, f"{runtime.name} {runtime.version} ({runtime.path}){others}")
