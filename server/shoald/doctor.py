@@ -104,14 +104,11 @@ def _user() -> Finding:
 
 async def _runtime(config: Config) -> Finding:
     controllers = MountedControllers()
-
-    async def mount_controllers() -> None:
-        await asyncio.to_thread(controllers.mount)
-
     try:
         # As the daemon does, or the answer would be another one; afterwards the host is as it was.
-        prepare = mount_controllers if config.runtime.mount_controllers else None
-        chosen = await choose_runtime(config.runtime.name, prepare_crun=prepare)
+        if config.runtime.mount_controllers and config.runtime.name in ("auto", "", "crun") and shutil.which("crun"):
+            await asyncio.to_thread(controllers.mount)
+        chosen = await choose_runtime(config.runtime.name)
     except ShoalError as error:
         return Finding("runtime", Status.FAIL, error.message, "containers can't run", error.hint or "")
     finally:
