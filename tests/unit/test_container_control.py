@@ -231,17 +231,17 @@ async def test_the_back_off_goes_on_with_the_next_daemon(tmp_path: Path, monkeyp
 
 async def test_rename(tmp_path: Path) -> None:
     async with rig(tmp_path) as host:
-        made, other = await host.run("sleep", "100", name="a"), await host.run("sleep", "100", name="b")
-        await host.control.rename("a", "c", "once")
-        await host.control.rename("a", "c", "once")
-        assert (host.md.containers.find("c").id, host.events[-1][2]["oldName"]) == (made.id, "a")
-        wrong = {"b": AlreadyExists, "c": InvalidArgument, "x/y": InvalidArgument, "": InvalidArgument}
+        made, other = await host.run("sleep", "100", name="web"), await host.run("sleep", "100", name="other")
+        await host.control.rename("web", "www", "once")
+        await host.control.rename("web", "www", "once")
+        assert (host.md.containers.find("www").id, host.events[-1][2]["oldName"]) == (made.id, "web")
+        wrong = {"other": AlreadyExists, "www": InvalidArgument, "x/y": InvalidArgument, "": InvalidArgument}
         for name, error in wrong.items():
             with pytest.raises(error):
-                await host.control.rename("c", name)
+                await host.control.rename("www", name)
         with pytest.raises(NotFound):
-            await host.control.rename("a", "z")
-        assert host.md.containers.find("b").id == other.id
+            await host.control.rename("web", "z")
+        assert host.md.containers.find("other").id == other.id
 
 
 async def test_update_changes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

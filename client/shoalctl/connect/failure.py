@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
@@ -14,8 +13,6 @@ _SHUTTING_DOWN = "SHUTTING_DOWN"
 _DETAILS = "grpc-status-details-bin"
 _LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _BROKEN = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY", "Connection reset", "keepalive")
-_PREMATURE = "Internal error from Core"
-_SETTLING, _SETTLING_STEP = 100, 0.02  # how often, and after how many seconds each, to look for the real status
 
 
 class LinkLost(Unavailable):
@@ -43,24 +40,6 @@ def translated(error: grpc.aio.AioRpcError, timeout: float | None = None) -> Sho
             "the host's daemon does not know this call", hint="its version is older; update shoald there"
         )
     return from_code(code.name, message)
-
-
-async def verdict(call: Any) -> ShoalError:
-    """Why a bidirectional call has ended, once its reading or writing failed.
-
-    When a write meets the end of a call, grpc.aio first sets the status "Internal error from Core", and replaces it by
-    what the host said when that comes in, a moment later.
-    """
-    for _ in range(_SETTLING):
-        if await call.details() != _PREMATURE:
-            break
-        await asyncio.sleep(_SETTLING_STEP)
-    code, details = await call.code(), await call.details()
-    if details == _PREMATURE:
-        return LinkLost("the connection was lost")
-    return translated(
-        grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details=details)
-    )
 
 
 def _error_info(trailer: Any) -> Any | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import OutOfRange
-from shoalctl.connect.failure import LinkLost, verdict
+from shoalctl.connect.ending import Ending
+from shoalctl.connect.failure import LinkLost
 from shoalctl.fleet.lines import Batch
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Attachment:
 
         channel = await self._host.link.channel()
         call = container_pb2_grpc.ContainerServiceStub(channel).Attach()
+        ending = Ending(call)
         writer: asyncio.Task[None] | None = None
         try:
             await call.write(self._start(raw))
@@ -107,7 +109,7 @@ class Attachment:
                     return
             raise LinkLost("the stream ended before the container did")
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise await verdict(call) from error
+            raise await ending.error() from error
         finally:
             if writer is not None:
                 writer.cancel()

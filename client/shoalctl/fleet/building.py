@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import Internal
-from shoalctl.connect.failure import LinkLost, verdict
+from shoalctl.connect.ending import Ending
+from shoalctl.connect.failure import LinkLost
 from shoalctl.fleet.context import without_blocking
 from shoalctl.fleet.host import new_request_id
 
@@ -72,6 +73,7 @@ class Build:
 
         channel = await self._host.link.channel()
         call = image_pb2_grpc.ImageServiceStub(channel).Build()
+        ending = Ending(call)
         accepted = asyncio.Event()
         writer = asyncio.create_task(self._write(call, accepted))
         try:
@@ -80,7 +82,7 @@ class Build:
                 self._host.link.answered()
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise await verdict(call) from error
+            raise await ending.error() from error
         except asyncio.CancelledError:
             # A writer that can't read the context cancels the call: its reason is the one to tell.
             if writer.done() and not writer.cancelled() and (failure := writer.exception()) is not None:

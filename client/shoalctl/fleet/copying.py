@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import NotFound
-from shoalctl.connect.failure import verdict
+from shoalctl.connect.ending import Ending
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -48,6 +48,7 @@ async def copy_in(host: HostClient, name: str, path: str, chunks: Iterator[bytes
     message = container_pb2.ContainerServiceCopyInRequest
     channel = await host.link.channel()
     call = container_pb2_grpc.ContainerServiceStub(channel).CopyIn()
+    ending = Ending(call)
     try:
         start = message.Start(name=name, path=path, keep_owner=keep_owner, no_overwrite_dir_non_dir=True)
         await call.write(message(start=start))
@@ -57,7 +58,7 @@ async def copy_in(host: HostClient, name: str, path: str, chunks: Iterator[bytes
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-        raise await verdict(call) from error
+        raise await ending.error() from error
     finally:
         call.cancel()
     host.link.answered()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import NotFound
-from shoalctl.connect.failure import LinkLost, verdict
+from shoalctl.connect.ending import Ending
+from shoalctl.connect.failure import LinkLost
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -108,6 +109,7 @@ class ExecStream:
 
         channel = await self._host.link.channel()
         call = container_pb2_grpc.ContainerServiceStub(channel).ExecAttach()
+        ending = Ending(call)
         writer: asyncio.Task[None] | None = None
         try:
             await call.write(self._start())
@@ -129,7 +131,7 @@ class ExecStream:
             if not self._detached:
                 raise LinkLost("the stream ended before the process did")
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise await verdict(call) from error
+            raise await ending.error() from error
         finally:
             if writer is not None:
                 writer.cancel()

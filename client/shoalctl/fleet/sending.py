@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from shoal.errors import DataLoss, FailedPrecondition
-from shoalctl.connect.failure import LinkLost, verdict
+from shoalctl.connect.ending import Ending
+from shoalctl.connect.failure import LinkLost
 from shoalctl.fleet.localtree import LocalEntry, LocalTree
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ async def _put(host: HostClient, tree: LocalTree, entries: Sequence[LocalEntry])
     message = file_pb2.FileServicePutRequest
     channel = await host.link.channel()
     call = file_pb2_grpc.FileServiceStub(channel).Put()
+    ending = Ending(call)
     try:
         for entry in entries:
             await call.write(message(begin=message.Begin(digest=entry.digest, size_bytes=entry.size)))
@@ -98,7 +100,7 @@ async def _put(host: HostClient, tree: LocalTree, entries: Sequence[LocalEntry])
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-        raise await verdict(call) from error
+        raise await ending.error() from error
     finally:
         call.cancel()
     host.link.answered()

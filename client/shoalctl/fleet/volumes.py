@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from shoalctl.connect.failure import LinkLost, verdict
+from shoalctl.connect.ending import Ending
+from shoalctl.connect.failure import LinkLost
 from shoalctl.connect.link import CALL_TIMEOUT
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ async def import_volume(host: HostClient, name: str, chunks: Iterator[bytes]) ->
     message = volume_pb2.VolumeServiceImportRequest
     channel = await host.link.channel()
     call = volume_pb2_grpc.VolumeServiceStub(channel).Import()
+    ending = Ending(call)
     try:
         await call.write(message(name=name))
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -87,7 +89,7 @@ async def import_volume(host: HostClient, name: str, chunks: Iterator[bytes]) ->
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-        raise await verdict(call) from error
+        raise await ending.error() from error
     finally:
         call.cancel()
     host.link.answered()
