@@ -88,9 +88,44 @@ async def test_an_attach_resumes_at_its_cursor(stub: ContainerServiceStub, engin
     call = stub.ExecAttach()
     await call.write(Attach(start={"exec_id": "abc", "cursor": "77"}))
     assert (await call.read()).HasField("started")
-    assert engine.asked("exec_attach") == ("abc", "77")
+    assert engine.asked("exec_attach") == ("abc", "77", False)
     assert not [name for name, _ in engine.calls if name == "exec"]
     call.cancel()
+
+
+async def test_what_has_arrived_is_heard_while_the_process_does_not_read(
+    stub: ContainerServiceStub, engine: FakeEngine
+) -> None:
+    call = stub.ExecAttach()
+    await call.write(Attach(start={"exec": _order(), "acknowledges": True}))
+    await call.read()
+    assert engine.asked("exec_attach") == ("e" * 64, "", True)
+    session = engine.execs[0]
+    session.reads.clear()
+    for _ in range(10):
+        await call.write(Attach(stdin=bytes(100_000)))
+    await call.write(Attach(received={"cursor": "77"}))
+    await _until(lambda: session.acknowledged == ["77"])
+    assert session.taken == 0
+    session.reads.set()
+    await call.write(Attach(stdin_eof={}))
+    answers = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        answers.append(message)
+    assert answers[-1].exit.exit_code == 9
+
+
+async def test_a_half_close_does_not_drop_input(stub: ContainerServiceStub, engine: FakeEngine) -> None:
+    call = stub.ExecAttach()
+    await call.write(Attach(start={"exec": _order()}))
+    await call.read()
+    session = engine.execs[0]
+    session.reads.clear()
+    await call.write(Attach(stdin=b"last"))
+    await call.done_writing()
+    await asyncio.sleep(0.05)
+    session.reads.set()
+    await _until(lambda: session.taken == 4)
 
 
 async def test_leaving_on_purpose_is_no_cut_link(stub: ContainerServiceStub, engine: FakeEngine) -> None:

@@ -332,7 +332,7 @@ async def _exec(engine: RunningEngine, name: str, *args: str) -> None:
     from shoald.engine.ports import ExecOrder, ExecRequest, ExitStatus
 
     started = await engine.engine.exec("", ExecOrder(name, ExecRequest(args)))
-    session = await engine.engine.exec_attach(started.exec_id, "")
+    session = await engine.engine.exec_attach(started.exec_id, "", False)
     last = [item async for item in session.output()][-1]
     await session.close()
     assert last == ExitStatus(0)

@@ -316,6 +316,9 @@ class FakeExecSession:
         self.closed: list[bool] = []
         self.sizes: list[tuple[int, int]] = []
         self.taken = 0
+        self.acknowledged: list[str] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
         engine.execs.append(self)
 
     async def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
@@ -326,7 +329,11 @@ class FakeExecSession:
     def stdin_taken(self) -> int:
         return self.taken
 
+    def received(self, cursor: str) -> None:
+        self.acknowledged.append(cursor)
+
     async def write_stdin(self, data: bytes, offset: int) -> None:
+        await self.reads.wait()
         self.taken = offset + len(data)
         self._queue.put_nowait(ExecOutput(True, data, "5"))
 
@@ -531,8 +538,8 @@ class FakeEngine:
     def exec_container(self, exec_id: str) -> str:
         return CONTAINER.id
 
-    async def exec_attach(self, exec_id: str, cursor: str) -> FakeExecSession:
-        self._called("exec_attach", exec_id, cursor)
+    async def exec_attach(self, exec_id: str, cursor: str, confirms: bool) -> FakeExecSession:
+        self._called("exec_attach", exec_id, cursor, confirms)
         return FakeExecSession(self)
 
     async def exec_kill(self, exec_id: str, signal: str) -> None:

@@ -92,3 +92,25 @@ async def test_bad_cursors_are_refused(cursor: str) -> None:
 async def test_a_cursor_beyond_the_end_is_refused() -> None:
     with pytest.raises(OutOfRange):
         await _all(ExecBuffer(), "5")
+
+
+async def test_what_a_reader_did_not_confirm_is_kept_and_makes_the_writer_wait() -> None:
+    buffer = ExecBuffer(window=4)
+    await buffer.put(False, b"abcd")
+    reader = buffer.read("", confirms=True)
+    assert (await anext(reader)).data == b"abcd"
+    waiting = asyncio.create_task(buffer.put(False, b"efgh"))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert (await anext(buffer.read("", confirms=True))).data == b"abcd"
+    buffer.received("4")
+    await waiting
+    assert (await anext(reader)).data == b"efgh"
+    # A cursor to resume at confirms as well.
+    assert (await anext(buffer.read("6", confirms=True))).data == b"gh"
+    await buffer.put(False, b"ij")
+    with pytest.raises(InvalidArgument):
+        buffer.received("x")
+    buffer.received("999")
+    assert not buffer.full
+    await reader.aclose()

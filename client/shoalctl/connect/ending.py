@@ -18,8 +18,8 @@ _SETTLING, _SETTLING_STEP = 100, 0.02  # how often, and after how many seconds e
 class Ending:
     """The final status of a call, noted as it comes in. Make it before the first write.
 
-    A write that meets the end of a call sets the status "Internal error from Core". If the host's own status came first,
-    it is overwritten, so it is noted at once; if it comes later, it replaces the other, so it is waited for.
+    A write that meets the end of a call sets the status "Internal error from Core". If the host's own status came
+    first, it is overwritten, so it is noted at once; if it comes later, it replaces the other, so it is waited for.
     """
 
     def __init__(self, call: Any) -> None:
@@ -44,9 +44,7 @@ class Ending:
 
 async def _status(call: Any) -> grpc.aio.AioRpcError:
     code, details = await call.code(), await call.details()
-    return grpc.aio.AioRpcError(
-        code, await call.initial_metadata(), await call.trailing_metadata(), details=details
-    )
+    return grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details=details)
 
 
 def _at_once(work: Coroutine[Any, Any, grpc.aio.AioRpcError]) -> grpc.aio.AioRpcError | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _WAITING_INPUT = 8  # messages; a reader of standard input waits beyond that
 _UNCONFIRMED = 1 << 20  # bytes of input that are kept until the host has confirmed them
+_ACKNOWLEDGE = 256 << 10  # bytes of output after which the host hears that they have arrived
 
 
 class ExecStream:
@@ -43,6 +44,8 @@ class ExecStream:
         self._sent = 0
         self._unconfirmed: deque[Any] = deque()
         self._confirmed = asyncio.Event()
+        self._arrived = 0
+        self._due = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -110,7 +113,8 @@ class ExecStream:
         channel = await self._host.link.channel()
         call = container_pb2_grpc.ContainerServiceStub(channel).ExecAttach()
         ending = Ending(call)
-        writer: asyncio.Task[None] | None = None
+        lock = asyncio.Lock()
+        writers = [asyncio.create_task(self._acknowledge(call, lock))]
         try:
             await call.write(self._start())
             async for message in call:
@@ -118,6 +122,9 @@ class ExecStream:
                 if message.HasField("output"):
                     yield message.output
                     self._cursor = message.output.cursor
+                    self._arrived += len(message.output.data)
+                    if self._arrived >= _ACKNOWLEDGE:
+                        self._due.set()
                 elif message.HasField("exit"):
                     self.exit_code = message.exit.exit_code
                     return
@@ -127,15 +134,15 @@ class ExecStream:
                     self.exec_id = message.started.exec_id
                     self.started.set()
                     self._confirm(message.started.stdin_taken)
-                    writer = asyncio.create_task(self._write(call))
+                    writers.append(asyncio.create_task(self._write(call, lock)))
             if not self._detached:
                 raise LinkLost("the stream ended before the process did")
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await ending.error() from error
         finally:
-            if writer is not None:
+            for writer in writers:
                 writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+            await asyncio.gather(*writers, return_exceptions=True)
             call.cancel()
 
     def _start(self) -> container_pb2.ContainerServiceExecAttachRequest:
@@ -143,10 +150,10 @@ class ExecStream:
 
         request = container_pb2.ContainerServiceExecAttachRequest
         if self.exec_id:
-            return request(start=request.Start(exec_id=self.exec_id, cursor=self._cursor))
+            return request(start=request.Start(exec_id=self.exec_id, cursor=self._cursor, acknowledges=True))
         if self._size is not None:
             self._request.rows, self._request.columns = self._size
-        return request(start=request.Start(exec=self._request))
+        return request(start=request.Start(exec=self._request, acknowledges=True))
 
     def _resize(self) -> container_pb2.ContainerServiceExecAttachRequest:
         from shoal.v1 import container_pb2
@@ -160,18 +167,34 @@ class ExecStream:
             self._unconfirmed.popleft()
         self._confirmed.set()
 
-    async def _write(self, call: Any) -> None:
+    async def _acknowledge(self, call: Any, lock: asyncio.Lock) -> None:
+        """Tell the host what has arrived. Not in the queue of the input, which may wait for a process that itself waits
+        for its output to be taken."""
+        from shoal.v1 import container_pb2
+
+        request = container_pb2.ContainerServiceExecAttachRequest
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                self._arrived = 0
+                async with lock:
+                    await call.write(request(received=request.Received(cursor=self._cursor)))
+
+    async def _write(self, call: Any, lock: asyncio.Lock) -> None:
         """Send again what an earlier connection may have lost, then what is in the queue. The end of the call is the
         reader's to notice."""
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             for message in list(self._unconfirmed):
-                await call.write(message)
+                async with lock:
+                    await call.write(message)
             while True:
                 await self._room()
                 message = await self._input.get()
                 if message.HasField("stdin") or message.HasField("stdin_eof"):
                     self._unconfirmed.append(message)
-                await call.write(message)
+                async with lock:
+                    await call.write(message)
 
     async def _room(self) -> None:
         while sum(len(message.stdin) for message in self._unconfirmed) > _UNCONFIRMED:

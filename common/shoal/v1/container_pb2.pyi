@@ -1989,15 +1989,40 @@ class ContainerServiceExecAttachRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Received(_message.Message):
+        """All output up to this cursor has arrived, so that the host need not keep it: after each 256 KiB or so."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CURSOR_FIELD_NUMBER: _builtins.int
+        cursor: _builtins.str
+        def __init__(
+            self,
+            *,
+            cursor: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         EXEC_ID_FIELD_NUMBER: _builtins.int
         CURSOR_FIELD_NUMBER: _builtins.int
         EXEC_FIELD_NUMBER: _builtins.int
+        ACKNOWLEDGES_FIELD_NUMBER: _builtins.int
         exec_id: _builtins.str
         cursor: _builtins.str
         """Empty: from the beginning."""
+        acknowledges: _builtins.bool
+        """The client sends `received`: what it did not acknowledge is kept, and 2 MiB of it make the process wait. Nothing is
+        lost then, however much was on its way when the link was cut. Such a client sends at most 1 MiB of input (and one
+        message) that was not confirmed. Else what was sent is kept for 2 MiB more of output.
+        """
         @_builtins.property
         def exec(self) -> Global___ContainerServiceExecRequest:
             """Instead of `exec_id`. Needs a request_id."""
@@ -2008,10 +2033,11 @@ class ContainerServiceExecAttachRequest(_message.Message):
             exec_id: _builtins.str = ...,
             cursor: _builtins.str = ...,
             exec: Global___ContainerServiceExecRequest | None = ...,
+            acknowledges: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["exec", b"exec"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "exec", b"exec", "exec_id", b"exec_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledges", b"acknowledges", "cursor", b"cursor", "exec", b"exec", "exec_id", b"exec_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2020,6 +2046,7 @@ class ContainerServiceExecAttachRequest(_message.Message):
     STDIN_EOF_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     STDIN_OFFSET_FIELD_NUMBER: _builtins.int
     stdin: _builtins.bytes
     stdin_offset: _builtins.int
@@ -2034,6 +2061,8 @@ class ContainerServiceExecAttachRequest(_message.Message):
     def resize(self) -> Global___ContainerServiceAttachRequest.Resize: ...
     @_builtins.property
     def detach(self) -> Global___ContainerServiceExecAttachRequest.Detach: ...
+    @_builtins.property
+    def received(self) -> Global___ContainerServiceExecAttachRequest.Received: ...
     def __init__(
         self,
         *,
@@ -2042,13 +2071,14 @@ class ContainerServiceExecAttachRequest(_message.Message):
         stdin_eof: Global___ContainerServiceAttachRequest.StdinEof | None = ...,
         resize: Global___ContainerServiceAttachRequest.Resize | None = ...,
         detach: Global___ContainerServiceExecAttachRequest.Detach | None = ...,
+        received: Global___ContainerServiceExecAttachRequest.Received | None = ...,
         stdin_offset: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "received", b"received", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof", "stdin_offset", b"stdin_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "message", b"message", "received", b"received", "resize", b"resize", "start", b"start", "stdin", b"stdin", "stdin_eof", b"stdin_eof", "stdin_offset", b"stdin_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize", "detach"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "stdin", "stdin_eof", "resize", "detach", "received"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -16,6 +17,11 @@ from shoald.api.gate import note
 from shoald.api.privileges import entered
 from shoald.api.streams import Context, closing
 from shoald.engine.ports import Engine, ExecAttachSession, ExecOrder, ExecStarted, ExitStatus
+
+MAX_INPUT = 4 << 20
+"""Bytes of input that wait for the process: more than a client sends that waits for confirmation."""
+MESSAGE_COST = 1 << 10
+"""Bytes that a message counts for beside its input: empty ones cost too."""
 
 
 class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
@@ -42,12 +48,13 @@ class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
         if first is None or first.WhichOneof("message") != "start":
             raise invalid("start", "must be the first message")
         started = await _started(self._engine, first.start)
-        session = await self._engine.exec_attach(started.exec_id, first.start.cursor)
+        session = await self._engine.exec_attach(started.exec_id, first.start.cursor, first.start.acknowledges)
         detached = asyncio.Event()
         try:
             await context.write(exec_started(started, session.stdin_taken))
             sender = _Sender(context)
-            await _until_first(_give(session, sender), _take(session, requests, sender, detached))
+            typed = _Input(session, sender)
+            await _until_first(_give(session, sender), _take(session, requests, typed, detached), typed.pass_on())
         finally:
             await asyncio.shield(session.close(detached=detached.is_set()))
 
@@ -87,6 +94,48 @@ class _Sender:
             await self._context.write(message)
 
 
+class _Input:
+    """Input on its way to the process. Only its own task waits for a process that does not read: what else the client
+    says, also what it has received of the output that such a process waits for, is heard meanwhile."""
+
+    def __init__(self, session: ExecAttachSession, sender: _Sender) -> None:
+        self._session = session
+        self._sender = sender
+        self._waiting: deque[pb.ContainerServiceExecAttachRequest] = deque()
+        self._size = 0
+        self._changed = asyncio.Condition()
+
+    async def put(self, message: pb.ContainerServiceExecAttachRequest) -> None:
+        """Queue input or its end; waits for room."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._size < MAX_INPUT)
+            self._waiting.append(message)
+            self._size += len(message.stdin) + MESSAGE_COST
+            self._changed.notify_all()
+
+    async def drained(self) -> None:
+        """Wait until the process has been given all of it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._size)
+
+    async def pass_on(self) -> None:
+        """Give the process what comes, up to the end of the input, and the client the word of it. Never returns."""
+        open_ = True
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._waiting)
+                message = self._waiting.popleft()
+            if open_ and message.HasField("stdin_eof"):
+                open_ = False
+                await self._session.close_stdin()
+            elif open_:
+                await self._session.write_stdin(message.stdin, message.stdin_offset)
+                await self._sender.write(exec_input(self._session.stdin_taken))
+            async with self._changed:
+                self._size -= len(message.stdin) + MESSAGE_COST
+                self._changed.notify_all()
+
+
 async def _give(session: ExecAttachSession, sender: _Sender) -> None:
     async with closing(session.output()) as output:
         async for item in output:
@@ -98,20 +147,15 @@ async def _give(session: ExecAttachSession, sender: _Sender) -> None:
 async def _take(
     session: ExecAttachSession,
     requests: AsyncIterator[pb.ContainerServiceExecAttachRequest],
-    sender: _Sender,
+    typed: _Input,
     detached: asyncio.Event,
 ) -> None:
-    open_ = True
     async for message in requests:
         match message.WhichOneof("message"):
-            case "stdin":
-                if open_:
-                    await session.write_stdin(message.stdin, message.stdin_offset)
-                    await sender.write(exec_input(session.stdin_taken))
-            case "stdin_eof":
-                if open_:
-                    open_ = False
-                    await session.close_stdin()
+            case "stdin" | "stdin_eof":
+                await typed.put(message)
+            case "received":
+                session.received(message.received.cursor)
             case "resize":
                 size = message.resize
                 if not (1 <= size.rows <= MAX_TERMINAL and 1 <= size.columns <= MAX_TERMINAL):
@@ -124,11 +168,12 @@ async def _take(
                 raise invalid("start", "comes once")
             case _:
                 raise invalid("message", "is of a kind that this daemon does not know")
+    await typed.drained()
 
 
-async def _until_first(giving: Coroutine[Any, Any, None], taking: Coroutine[Any, Any, None]) -> None:
-    """Run both until one ends; end the other, wait for it, and raise what the first one raised."""
-    tasks = [asyncio.ensure_future(giving), asyncio.ensure_future(taking)]
+async def _until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them until one ends; end the others, wait for them, and raise what the first one raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -177,10 +177,13 @@ class ExecCases:
         """Id of the container that it runs in. Raises NotFound (EXEC_NOT_FOUND)."""
         return self._session(exec_id).container.id
 
-    async def attach(self, exec_id: str, cursor: str) -> ExecAttachment:
-        """Follow a process that was started. Raises NotFound (EXEC_NOT_FOUND)."""
+    async def attach(self, exec_id: str, cursor: str, *, confirms: bool = False) -> ExecAttachment:
+        """Follow a process that was started; `confirms`: the client calls `received`.
+
+        Raises NotFound (EXEC_NOT_FOUND).
+        """
         session = self._session(exec_id)
-        return ExecAttachment(session, await asyncio.shield(session.started), cursor)
+        return ExecAttachment(session, await asyncio.shield(session.started), cursor, confirms)
 
     async def kill(self, exec_id: str, signal: str) -> None:
         """Signal it; one that has ended is a success. Raises NotFound (EXEC_NOT_FOUND), InvalidArgument."""
@@ -213,19 +216,24 @@ class ExecCases:
 class ExecAttachment:
     """One client of a process; see engine.ports.ExecAttachSession."""
 
-    def __init__(self, session: ExecSession, process: ExecProcess, cursor: str) -> None:
+    def __init__(self, session: ExecSession, process: ExecProcess, cursor: str, confirms: bool) -> None:
         self._session = session
         self._process = process
         self._cursor = cursor
+        self._confirms = confirms
         self._open = True
         session.connected()
 
     async def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
         """Output after the cursor; an ExitStatus comes last."""
-        async with contextlib.aclosing(self._process.output.read(self._cursor)) as pieces:
+        async with contextlib.aclosing(self._process.output.read(self._cursor, confirms=self._confirms)) as pieces:
             async for piece in pieces:
                 yield piece
         yield ExitStatus(await self._process.wait())
+
+    def received(self, cursor: str) -> None:
+        """The client has all output up to here. Raises InvalidArgument (INVALID_CURSOR)."""
+        self._process.output.received(cursor)
 
     @property
     def stdin_taken(self) -> int:

@@ -199,9 +199,9 @@ class LocalEngine:
         """See Engine.exec_container."""
         return self._execs.container_of(exec_id)
 
-    async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachment:
+    async def exec_attach(self, exec_id: str, cursor: str, confirms: bool) -> ExecAttachment:
         """See Engine.exec_attach."""
-        return await self._execs.attach(exec_id, cursor)
+        return await self._execs.attach(exec_id, cursor, confirms=confirms)
 
     async def exec_kill(self, exec_id: str, signal: str) -> None:
         """See Engine.exec_kill."""

@@ -174,6 +174,9 @@ class ExecAttachSession(Protocol):
     def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
         """Output; an ExitStatus comes last."""
 
+    def received(self, cursor: str) -> None:
+        """The client has all output up to here: what a client calls that confirms."""
+
     @property
     def stdin_taken(self) -> int:
         """Bytes of input that the process was given, by all clients."""
@@ -293,8 +296,8 @@ class Engine(Protocol):
     def exec_container(self, exec_id: str) -> str:
         """Id of the container that the process of an exec runs in. Raises NotFound (EXEC_NOT_FOUND)."""
 
-    async def exec_attach(self, exec_id: str, cursor: str) -> ExecAttachSession:
-        """cursor: "" from the beginning, else resume."""
+    async def exec_attach(self, exec_id: str, cursor: str, confirms: bool) -> ExecAttachSession:
+        """cursor: "" from the beginning, else resume. `confirms`: output is kept until `received`."""
 
     async def exec_kill(self, exec_id: str, signal: str) -> None:
         """Empty signal: SIGKILL. One that has ended is a success."""

@@ -1,7 +1,8 @@
 """The output of an exec: kept from the start, bounded, resumable by cursor, with back pressure on the process.
 
-Positions count bytes of both streams together. What readers have been given stays for one more window, so that a client
-that lost the link can take up; what nobody has read yet makes the process wait when the window is full.
+Positions count bytes of both streams together. What nobody has read yet makes the process wait when the window is full.
+What was read stays for one more window, so that a client that lost the link can take up; more than that may be on its
+way in a fast link's buffers, so a reader that confirms counts as having read only what it has confirmed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 from shoal.errors import InvalidArgument, OutOfRange
 
-WINDOW = 1 << 20
+WINDOW = 2 << 20
 PIECE = 64 << 10
 MAX_PIECES = 4096
 """Bounds what a process costs that writes single bytes to both streams in turn."""
@@ -110,10 +111,18 @@ class ExecBuffer:
         """Forget what is kept; only after `close`."""
         self._pieces.clear()
 
-    async def read(self, cursor: str) -> AsyncGenerator[ExecOutput, None]:
-        """Pieces after the cursor ("" from the beginning) until the end. Raises OutOfRange (CURSOR_EXPIRED),
-        InvalidArgument (INVALID_CURSOR)."""
+    def received(self, cursor: str) -> None:
+        """A reader that confirms has all up to here. Raises InvalidArgument (INVALID_CURSOR)."""
+        self._was_given(min(_position(cursor), self._end))
+
+    async def read(self, cursor: str, *, confirms: bool = False) -> AsyncGenerator[ExecOutput, None]:
+        """Pieces after the cursor ("" from the beginning) until the end; `confirms`: `received` tells what has arrived.
+
+        Raises OutOfRange (CURSOR_EXPIRED), InvalidArgument (INVALID_CURSOR).
+        """
         at = _position(cursor)
+        if confirms:
+            self.received(cursor)
         while True:
             if at < self._base or at > self._end:
                 raise OutOfRange(
@@ -130,7 +139,8 @@ class ExecBuffer:
             data = piece.data[at - piece.start :]
             at += len(data)
             yield ExecOutput(piece.stderr, data, str(at))
-            self._was_given(at)
+            if not confirms:
+                self._was_given(at)
 
     def _was_given(self, position: int) -> None:
         if position <= self._given:
