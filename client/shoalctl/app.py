@@ -58,6 +58,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb("events", "Show what happens on the hosts"),
     "volume": Verb("volume", "Manage volumes: create, list, inspect, remove, prune, export, import"),
     "network": Verb("network", "Manage networks: create, list, inspect, remove, prune, connect, disconnect"),
+    "builder": Verb("builder", "Manage what builds keep: du, prune"),
     "host": Verb("host", "Manage the hosts that this client knows"),
     "pki": Verb("pki", "Make the fleet's CA and certificates"),
     "completion": Verb("completion", "Print a completion script for a shell"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from shoal.errors import FailedPrecondition, ShoalError
+from shoald.build.cachemounts import CacheMounts
 from shoald.build.executor import StepExecutor
 from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
@@ -31,6 +32,7 @@ from shoald.containers.probe import HealthProber
 from shoald.containers.supervisor import Supervisor
 from shoald.content.local import LocalContent
 from shoald.engine.build import BuildCases, find_base
+from shoald.engine.buildcache import BuildCacheCases
 from shoald.engine.changes import ChangesCases
 from shoald.engine.commit import CommitCases
 from shoald.engine.containers import ContainerCases
@@ -52,7 +54,7 @@ from shoald.engine.top import TopCases
 from shoald.engine.volumes import VolumeCases
 from shoald.files.store import ContentTrees
 from shoald.files.vault import SecretVault
-from shoald.gc.collect import collect
+from shoald.gc.collect import Collected, collect
 from shoald.host import cgroups, overlayfs
 from shoald.host.controllers import MountedControllers
 from shoald.host.trees import remove_tree
@@ -176,8 +178,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         operations = Operations()
         store = ImageStore(md, content, snapshots, registry)
 
-        async def collect_garbage() -> None:
-            await collect(md, content, snapshots)
+        async def collect_garbage() -> Collected:
+            return await collect(md, content, snapshots)
 
         images = ImageCases(md, content, store, operations, events.publish, collect_garbage, metrics)
         containers = ContainerCases(
@@ -202,7 +204,11 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             config.userns.size,
         )
         copying = CopyCases(containers.find, in_containers, events.publish)
-        builds = _builds(config, md, content, snapshots, launcher, images, operations, events, metrics, stack)
+        caches = CacheMounts(root / "buildcache")
+        await asyncio.to_thread(caches.sweep)
+        builds = _builds(
+            config, md, content, snapshots, launcher, vault, caches, images, operations, events, metrics, stack
+        )
         warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
         system = SystemCases(
             md,
@@ -226,6 +232,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         yield LocalEngine(
             images=images,
             builds=builds,
+            build_cache=BuildCacheCases(md, caches, collect_garbage),
             containers=containers,
             control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),
             insight=_insight(config, md, content, snapshots, supervisor, events),
@@ -274,6 +281,8 @@ def _builds(
     content: LocalContent,
     snapshots: OverlaySnapshotter,
     launcher: Launcher,
+    vault: SecretVault,
+    caches: CacheMounts,
     images: ImageCases,
     operations: Operations,
     events: EventLog,
@@ -286,7 +295,8 @@ def _builds(
         md,
         snapshots,
         launcher,
-        StepMounts(snapshots, config.root / "buildcache", tmp),
+        vault,
+        StepMounts(snapshots, caches, tmp),
         lambda source, root, into: layers.unpack_archive(source, root, into=into),
     )
     packing = Packing(md, content, layers)

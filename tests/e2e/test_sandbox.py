@@ -148,6 +148,28 @@ def test_down_after_every_daemon_was_killed(place: Place) -> None:
     _wait_gone(place, slot)
 
 
+def test_up_again_after_daemons_were_killed_finds_their_containers(place: Place) -> None:
+    assert place.sandbox("--hosts", "2", "--detach").returncode == 0
+    slot, pids = _slot(place), place.pids()
+    with docker_registry() as registry:
+        push_image_sync(registry.address, "busybox")
+        image = f"{registry.address}/busybox"
+        run = place.shoal("run", "-g", place.group, "-d", "--name", "web", image, "sleep", "600")
+        assert run.returncode == 0, run.stderr
+    os.kill(pids[0], signal.SIGKILL)
+    again = place.sandbox("--detach")
+    assert again.returncode == 0, again.stderr
+    assert f"started again: {place.group}-1\n" in again.stdout
+    assert place.pids()[1] == pids[1]
+    assert place.pids()[0] != pids[0]
+    rows = [json.loads(line) for line in place.shoal("ps", "-g", place.group, "--format", "json").stdout.splitlines()]
+    assert [row["State"] for row in rows] == ["running", "running"]
+    assert place.sandbox("--detach").returncode == 1
+    down = place.sandbox("--down")
+    assert down.returncode == 0, down.stderr
+    _wait_gone(place, slot)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_foreground_takes_everything_down(place: Place, number: int) -> None:
     with subprocess.Popen(place.command("--hosts", "1"), stdout=subprocess.PIPE, text=True) as child:

@@ -123,6 +123,31 @@ async def test_a_context_that_is_cut_off_by_a_half_close_is_cancelled(
     assert isinstance(engine.context_error, Cancelled)
 
 
+async def test_named_contexts_come_after_the_main_one(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
+    start = {"dockerfile": b"FROM x", "contexts": {"a": "", "b": "docker-image://busybox", "c": ""}}
+    end = Build(context_chunk=bytes(1024))
+    messages = [Build(start=start), end, Build(context_name="c"), end, Build(context_name="a"), end]
+    async for _ in ImageServiceStub(channel).Build(iter(messages)):
+        pass
+    assert engine.contexts == ["", "c", "a"]
+    request = engine.asked("build")[1]
+    assert request.contexts == {"a": "", "b": "docker.io/library/busybox:latest", "c": ""}
+    for wrong, reason in (
+        (messages[:4], "CONTEXT_TRUNCATED"),
+        ([*messages[:4], Build(context_name="c"), end], "INVALID_FIELD"),
+        ([*messages[:2], Build(context_name="b"), end], "INVALID_FIELD"),
+        ([*messages[:2], Build(start=start), end], "INVALID_FIELD"),
+        ([Build(start={**start, "contexts": {"A B": ""}})], "INVALID_FIELD"),
+        ([Build(start={**start, "contexts": {"a": "oci-layout://x"}})], "INVALID_FIELD"),
+        ([Build(start={**start, "secrets": [{"id": "", "value": b""}]})], "INVALID_FIELD"),
+        ([Build(start={**start, "secrets": [{"id": "a"}, {"id": "a"}]})], "INVALID_FIELD"),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in ImageServiceStub(channel).Build(iter(wrong)):
+                pass
+        assert error_info(caught.value).reason == reason
+
+
 @pytest.mark.parametrize(
     "messages",
     [

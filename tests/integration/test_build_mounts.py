@@ -7,22 +7,25 @@ import contextlib
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shoal.errors import InvalidArgument, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from shoal.platform import Platform
-from shoald.build.mounts import StepMounts
+from shoald.build.cachemounts import CacheMounts
+from shoald.build.mounts import Prepared, StepMounts
 from shoald.build.solver import Build
 from shoald.build.stubs import remove_stubs
+from shoald.containers.step import SecretFile
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.graph import plan
 from shoald.dockerfile.instructions import InlineFile
 from shoald.dockerfile.steps import Base, ContextBase, MountType, RunMount, RunStep, ScratchBase, Sharing, StageBase
 from shoald.host import mounts
-from shoald.model.build import BuildRequest
+from shoald.model.build import BuildRequest, BuildSecret
 from shoald.model.container import Mount, MountKind
 
 pytestmark = pytest.mark.root
@@ -61,12 +64,17 @@ class Place:
         self.cache = directory / "cache"
         self.tmp = directory / "tmp"
         self.snapshots = PlainSnapshots(directory)
-        self.mounts = StepMounts(self.snapshots, self.cache, self.tmp)  # type: ignore[arg-type]
+        self.mounts = StepMounts(self.snapshots, CacheMounts(self.cache), self.tmp)  # type: ignore[arg-type]
         planned = plan(b"FROM scratch\n", target_platform=Platform.host(), build_platform=Platform.host())
         self.build = Build(BuildRequest(b""), planned, self.context, "lease", 0, lambda event: None)
 
     @contextlib.asynccontextmanager
     async def prepared(self, *wanted: RunMount, files: Sequence[InlineFile] = ()) -> AsyncIterator[Sequence[Mount]]:
+        async with self.made(*wanted, files=files) as made:
+            yield made.mounts
+
+    @contextlib.asynccontextmanager
+    async def made(self, *wanted: RunMount, files: Sequence[InlineFile] = ()) -> AsyncIterator[Prepared]:
         step = RunStep(
             text="", created_by="", span=Span(), argv=("x",), env={}, user="", workdir="/", mounts=wanted,
             files=tuple(files),
@@ -90,7 +98,7 @@ def bind(source: str, base: Base = ContextBase(), **fields: Any) -> RunMount:  #
 
 
 def cache(**fields: Any) -> RunMount:
-    return RunMount(type=MountType.CACHE, target="/c", read_only=False, **fields)
+    return RunMount(**{"type": MountType.CACHE, "target": "/c", "read_only": False, "base": ScratchBase(), **fields})
 
 
 class TestBind:
@@ -123,6 +131,23 @@ class TestBind:
                     async with place.prepared(bind(source, base)) as (made,):
                         assert Path(made.source).is_relative_to(root)
 
+    @pytest.mark.parametrize("base", [ContextBase(), StageBase(0), ContextBase("more")])
+    async def test_a_writable_one_is_a_copy(self, place: Place, base: Base, tmp_path: Path) -> None:
+        (tmp_path / "more").mkdir()
+        place.build = replace(place.build, contexts={"more": tmp_path / "more"})
+        root = place.build.files_of(base) if isinstance(base, ContextBase) else place.stage
+        (root / "dir").mkdir()
+        (root / "dir/file").write_text("as it was")
+        (root / "dir/link").symlink_to("/etc/passwd")
+        for source in ("/dir", "/dir/file"):
+            async with place.prepared(bind(source, base, read_only=False)) as (made,):
+                assert not made.read_only
+                file = Path(made.source) / "file" if source == "/dir" else Path(made.source)
+                assert file.read_text() == "as it was"
+                file.write_text("changed")
+                assert source != "/dir" or os.readlink(file.with_name("link")) == "/etc/passwd"
+            assert (root / "dir/file").read_text() == "as it was"
+
     async def test_a_missing_source(self, place: Place) -> None:
         with pytest.raises(InvalidArgument, match='"/none": not found') as caught:
             async with place.prepared(bind("/none")):
@@ -136,10 +161,6 @@ class TestBind:
     @pytest.mark.parametrize(
         "mount",
         [
-            bind("/", read_only=False),
-            cache(source="/x"),
-            cache(base=StageBase(0)),
-            RunMount(type=MountType.SECRET, target="/s"),
             RunMount(type=MountType.SSH, target="/s"),
         ],
     )
@@ -196,6 +217,52 @@ class TestCache:
     async def test_shared_is_one(self, place: Place) -> None:
         async with place.prepared(cache(id="a")) as (one,), place.prepared(cache(id="a")) as (two,):
             assert one.source == two.source
+
+
+async def test_a_cache_begins_with_the_files_of_its_base(place: Place) -> None:
+    (place.stage / "start").mkdir(mode=0o750)
+    (place.stage / "start/file").write_text("first")
+    async with place.prepared(cache(base=StageBase(0), source="/start")) as (made,):
+        assert Path(made.source, "file").read_text() == "first"
+        assert Path(made.source).stat().st_mode & 0o777 == 0o750
+        Path(made.source, "file").write_text("second")
+    async with place.prepared(cache(base=StageBase(0), source="/start")) as (again,):
+        assert again == made
+        assert Path(again.source, "file").read_text() == "second"
+    async with place.prepared(cache()) as (plain,):
+        assert plain.source != made.source
+        assert os.listdir(plain.source) == []
+
+
+class TestSecret:
+    @pytest.fixture(autouse=True)
+    def _given(self, place: Place) -> None:
+        request = BuildRequest(b"", secrets={"token": BuildSecret(b"s3cret"), "nul": BuildSecret(b"a\0b")})
+        place.build = replace(place.build, request=request)
+
+    async def test_a_file_a_variable_or_both(self, place: Place) -> None:
+        wanted = RunMount(type=MountType.SECRET, target="/s", id="token", uid=5, mode=0o440)
+        async with place.made(bind("/"), wanted) as made:
+            assert made.mounts[1] == Mount(MountKind.SECRET, "/s", read_only=True, owner=(5, 0))
+            assert made.secrets == [SecretFile(1, b"s3cret", 0o440)]
+            assert made.env == {}
+            assert "s3cret" not in repr(made) + repr(place.build)
+        async with place.made(RunMount(type=MountType.SECRET, target="", id="token", env="TOKEN")) as made:
+            assert (made.mounts, made.secrets, made.env) == ([], [], {"TOKEN": "s3cret"})
+        async with place.made(RunMount(type=MountType.SECRET, target="/s", id="token", env="TOKEN")) as made:
+            assert (len(made.mounts), made.env) == (1, {"TOKEN": "s3cret"})
+
+    async def test_one_that_was_not_given(self, place: Place) -> None:
+        async with place.made(RunMount(type=MountType.SECRET, target="/s", id="other")) as made:
+            assert (made.mounts, made.secrets, made.env) == ([], [], {})
+        with pytest.raises(FailedPrecondition, match="secret other: not found"):
+            async with place.made(RunMount(type=MountType.SECRET, target="/s", id="other", required=True)):
+                pass
+
+    async def test_no_variable_holds_nul(self, place: Place) -> None:
+        with pytest.raises(InvalidArgument, match="NUL"):
+            async with place.made(RunMount(type=MountType.SECRET, target="", id="nul", env="X")):
+                pass
 
 
 async def test_heredoc_files(place: Place) -> None:

@@ -33,6 +33,7 @@ from shoald.engine.ports import (
 )
 from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRecord
 from shoald.model.change import ContainerChange
 from shoald.model.container import Container, ContainerSpec, ContainerState, Membership, Process, PullPolicy
 from shoald.model.event import Event
@@ -176,6 +177,24 @@ class FakeVolumes:
         self._engine._called("import_volume", name)
         async for chunk in chunks:
             self._engine.context += chunk
+
+
+class FakeBuildCache:
+    """One layer and one cache mount."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def records(self) -> Sequence[CacheRecord]:
+        self._engine._called("list_build_cache")
+        return [
+            CacheRecord("a" * 64, CacheKind.LAYER, "RUN make", 5, NOW, NOW, 2, shared=True),
+            CacheRecord("b" * 64, CacheKind.MOUNT, "cache mount /c", 7, NOW, NOW, in_use=True),
+        ]
+
+    async def prune(self, wanted: CachePrune) -> CachePruned:
+        self._engine._called("prune_build_cache", wanted)
+        return CachePruned(("a" * 64,), 5)
 
 
 class FakeNetworks:
@@ -359,6 +378,7 @@ class FakeEngine:
     sessions: list[FakeAttachSession] = field(default_factory=list)
     execs: list[FakeExecSession] = field(default_factory=list)
     context: bytes = b""
+    contexts: list[str] = field(default_factory=list)
     context_complete: bool = False
     context_error: BaseException | None = None
     hang: bool = False
@@ -406,12 +426,14 @@ class FakeEngine:
         yield Pushed("docker.io/library/busybox:latest", IMAGE.manifest_digest, 512)
 
     async def build(
-        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+        self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
     ) -> AsyncIterator[BuildEvent | Image]:
         self._called("build", request_id, request)
         try:
-            async for chunk in context:
-                self.context += chunk
+            async for name, chunks in contexts:
+                self.contexts.append(name)
+                async for chunk in chunks:
+                    self.context += chunk
         except BaseException as error:
             self.context_error = error
             raise
@@ -570,6 +592,10 @@ class FakeEngine:
     async def export_container(self, name: str) -> AsyncIterator[bytes]:
         self._called("export_container", name)
         yield b"archive"
+
+    @property
+    def build_cache(self) -> FakeBuildCache:
+        return FakeBuildCache(self)
 
     # Volumes and files of clients
     @property

@@ -11,7 +11,10 @@ from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.flags import environment, images
+from shoalctl.flags.build_contexts import build_contexts
+from shoalctl.flags.build_output import parse_output
 from shoalctl.flags.fault import UsageFault
+from shoalctl.flags.secrets import parse_build_secret
 from shoalctl.invocation import Invocation
 
 app = verb_app()
@@ -36,6 +39,17 @@ def build(
     ] = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the image's id.")] = False,
     iidfile: Annotated[str, typer.Option("--iidfile", metavar="FILE", help="Write the image's id to a file.")] = "",
+    secret: Annotated[
+        Texts, typer.Option("--secret", metavar="id=NAME,src=FILE", help="For RUN --mount=type=secret; also env=VAR.")
+    ] = None,
+    build_context: Annotated[
+        Texts,
+        typer.Option("--build-context", metavar="NAME=DIR", help="One more context; also docker-image://IMAGE."),
+    ] = None,
+    output: Annotated[
+        Texts,
+        typer.Option("-o", "--output", metavar="DEST", help="A directory, or type=local|tar|image|registry,..."),
+    ] = None,
     creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the base image's registry.")] = "",
 ) -> None:
     """Build an image from a Dockerfile. The image's id goes to standard output, the course to standard error."""
@@ -58,6 +72,9 @@ def build(
         progress="quiet" if quiet else progress,
         iidfile=iidfile,
         creds=given(creds),
+        secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
+        contexts=build_contexts(build_context or ()),
+        outputs=[parse_output(text) for text in output or ()],
     )
     options.check()
     execute(_build(ctx.obj, options))

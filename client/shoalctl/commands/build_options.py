@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoalctl.flags.build_contexts import IMAGE
+from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
 from shoalctl.flags.fault import UsageFault
 
@@ -32,6 +34,9 @@ class BuildOptions:
     progress: str = "auto"
     iidfile: str = ""
     creds: tuple[str, str] | None = None
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    contexts: dict[str, str] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
@@ -58,6 +63,18 @@ class BuildOptions:
             source = from_directory(self.path, self.file)
         return source, BuildContext.at(Path(self.path), source.path).chunks
 
+    def named_contexts(self) -> dict[str, Callable[[], Iterator[bytes]]]:
+        """The tar streams of the named contexts that are directories. Blocking."""
+        from shoalctl.fleet.context import BuildContext
+
+        directories = {name: path for name, path in self.contexts.items() if not path.startswith(IMAGE)}
+        return {name: BuildContext.at(Path(path)).chunks for name, path in directories.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the result: tags, and what outputs of type image say."""
+        return list(dict.fromkeys([*self.tags, *(name for each in self.outputs for name in each.names)]))
+
     def start(
         self, source: Source, credentials: types_pb2.RegistryCredentials | None
     ) -> image_pb2.ImageServiceBuildRequest.Start:
@@ -68,7 +85,7 @@ class BuildOptions:
         return image_pb2.ImageServiceBuildRequest.Start(
             dockerfile=source.text,
             dockerfile_name=source.name,
-            tags=self.tags,
+            tags=self.names,
             build_args=self.build_args,
             target=self.target,
             no_cache=self.no_cache,
@@ -77,4 +94,8 @@ class BuildOptions:
             pull=self.pull,
             credentials=credentials,
             network=self.network,
+            secrets=[
+                image_pb2.ImageServiceBuildRequest.Secret(id=name, value=value) for name, value in self.secrets.items()
+            ],
+            contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.errors import ShoalError
 from shoalctl import exits
 from shoalctl.commands.build_options import BuildOptions
+from shoalctl.commands.build_outputs import check_outputs, deliver
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.building import Build
@@ -42,10 +43,12 @@ class Building:
         options = self._options
         if options.iidfile and len(self._fleet.names) > 1:
             raise UsageFault("--iidfile needs a single host")
+        check_outputs(options, self._fleet.names)
         source, context = await asyncio.to_thread(options.source)
+        named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source))
         for name in self._fleet.names:
-            self._builds[name] = Build(self._fleet.host(name), start, context)
+            self._builds[name] = Build(self._fleet.host(name), start, context, named)
         results: list[HostResult[image_pb2.Image]] = []
         try:
             async for result in self._fleet.each(self._one):
@@ -61,7 +64,10 @@ class Building:
         build = self._builds[host.name]
         async for event in build.events():
             _show(self._view, host.name, event)
-        return build.result()
+        image = build.result()
+        for output in self._options.outputs:
+            await deliver(host, image, output, self._options)
+        return image
 
     def _report(self, results: list[HostResult[image_pb2.Image]], source: Source) -> int:
         marks = MarkedLines(self._fleet.names)
@@ -77,7 +83,8 @@ class Building:
                 show_error(result.error, result.host)
                 continue
             image = result.get()
-            marks.line(result.host, image.id)
+            if not any(output.dest == "-" for output in self._options.outputs):
+                marks.line(result.host, image.id)
             if self._options.iidfile:
                 Path(self._options.iidfile).write_text(image.id)
         return exits.combined(not result.ok for result in results)

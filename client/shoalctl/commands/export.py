@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-from contextlib import aclosing, suppress
-from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
@@ -32,29 +28,10 @@ def export(
 
 
 async def _export(invocation: Invocation, name: str, output: str) -> int:
-    """A file is whole or not there."""
     async with invocation.fleet() as fleet:
         if len(fleet.names) > 1:
             raise UsageFault("an export is of a single host", hint="choose one with -H")
-        from shoalctl.fleet.copying import export_container
+        from shoalctl.commands.exporting import export_to
 
-        async def write(file: BinaryIO) -> None:
-            async with aclosing(export_container(fleet.host(fleet.names[0]), name)) as chunks:
-                async for chunk in chunks:
-                    await asyncio.to_thread(file.write, chunk)
-            file.flush()
-
-        if not output:
-            await write(sys.stdout.buffer)
-            return exits.OK
-        temporary = Path(f"{output}.{os.getpid()}.part")
-        try:
-            with temporary.open("xb") as file:
-                await write(file)
-            temporary.replace(output)
-        except OSError as error:
-            raise UsageFault(f"can't write {output}: {error.strerror}") from error
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        await export_to(fleet.host(fleet.names[0]), name, output)
     return exits.OK

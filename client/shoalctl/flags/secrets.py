@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,26 +26,22 @@ class SecretFlag:
     mode: int = 0
 
 
+def parse_build_secret(text: str, environment: Mapping[str, str]) -> tuple[str, bytes]:
+    """`id=NAME[,src=FILE|env=VARIABLE]` for a build; the id and the value, read now. Raises UsageFault."""
+    given = _fields(text, ("id", "src", "env", "type"))
+    name = given.get("id", "")
+    if not name:
+        raise _invalid(text, "id=NAME is missing")
+    return name, _value(text, name, given, environment)
+
+
 def parse_secret(text: str, environment: Mapping[str, str]) -> SecretFlag:
     """`id=NAME,src=FILE|env=VARIABLE[,target=/path][,mode=0400]`; reads the value now. Without src and env: the
     variable or the file of the id's name, in this order. Raises UsageFault."""
-    given: dict[str, str] = {}
-    for item in text.split(","):
-        key, separator, value = item.partition("=")
-        key = {"source": "src", "dst": "target", "destination": "target"}.get(key, key)
-        if not separator or key not in ("id", "src", "env", "target", "mode", "type"):
-            raise _invalid(text, f"unknown part {item!r}")
-        given[key] = value
-    kind = given.get("type", "")
-    if kind not in ("", "file", "env"):
-        raise _invalid(text, f"unknown type {kind!r}; there are file and env")
-    if kind == "env" and "src" in given:  # docker build's way to write it
-        given["env"] = given.pop("src")
+    given = _fields(text, ("id", "src", "env", "target", "mode", "type"))
     name = given.get("id", "")
     if not _NAME.fullmatch(name):
         raise _invalid(text, "id=NAME is missing, or has other characters than [a-zA-Z0-9_.-]")
-    if "src" in given and "env" in given:
-        raise _invalid(text, "src and env exclude each other")
     target = given.get("target", name)
     if not target.startswith("/"):
         target = f"{DIRECTORY}/{target}"
@@ -55,6 +51,24 @@ def parse_secret(text: str, environment: Mapping[str, str]) -> SecretFlag:
     if not re.fullmatch("0*[0-7]{1,3}", mode):
         raise _invalid(text, f"mode {mode!r} is not octal, up to 777")
     return SecretFlag(target, _value(text, name, given, environment), int(mode, 8))
+
+
+def _fields(text: str, known: Collection[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for item in text.split(","):
+        key, separator, value = item.partition("=")
+        key = {"source": "src", "dst": "target", "destination": "target"}.get(key, key)
+        if not separator or key not in known:
+            raise _invalid(text, f"unknown part {item!r}")
+        given[key] = value
+    kind = given.get("type", "")
+    if kind not in ("", "file", "env"):
+        raise _invalid(text, f"unknown type {kind!r}; there are file and env")
+    if kind == "env" and "src" in given:  # docker build's way to write it
+        given["env"] = given.pop("src")
+    if "src" in given and "env" in given:
+        raise _invalid(text, "src and env exclude each other")
+    return given
 
 
 def _value(text: str, name: str, given: Mapping[str, str], environment: Mapping[str, str]) -> bytes:

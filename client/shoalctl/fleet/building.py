@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,7 +22,8 @@ _ATTEMPTS = 5  # how often a context that was cut off is sent again
 
 
 class Build:
-    """One build of one host. `context` gives a fresh iterator over the tar stream each time it is called.
+    """One build of one host. `context` gives a fresh iterator over the tar stream each time it is called; so do those
+    of `named` contexts.
 
     `request_id` is that of the attempt under way: what `HostClient.cancel` takes.
     """
@@ -32,6 +33,7 @@ class Build:
         host: HostClient,
         start: image_pb2.ImageServiceBuildRequest.Start,
         context: Callable[[], Iterator[bytes]],
+        named: Mapping[str, Callable[[], Iterator[bytes]]] | None = None,
     ) -> None:
         from shoal.v1 import image_pb2
 
@@ -40,7 +42,7 @@ class Build:
         self._host = host
         self._start = image_pb2.ImageServiceBuildRequest.Start()
         self._start.CopyFrom(start)
-        self._context = context
+        self._contexts = {"": context, **(named or {})}
         self._cursor = 0
         self._sent = False
 
@@ -102,8 +104,11 @@ class Build:
         try:
             await call.write(request(start=self._start))
             await accepted.wait()
-            async for chunk in without_blocking(self._context()):
-                await call.write(request(context_chunk=chunk))
+            for name, context in self._contexts.items():
+                if name:
+                    await call.write(request(context_name=name))
+                async for chunk in without_blocking(context()):
+                    await call.write(request(context_chunk=chunk))
             await call.done_writing()
             self._sent = True
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):

@@ -294,6 +294,28 @@ class ImageServiceBuildRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Secret(_message.Message):
+        """For `RUN --mount=type=secret,id=...`: at most 512 KiB. Never stored, cached, logged or shown."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        value: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            value: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -337,6 +359,26 @@ class ImageServiceBuildRequest(_message.Message):
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+        @_typing.final
+        class ContextsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         DOCKERFILE_FIELD_NUMBER: _builtins.int
         DOCKERFILE_NAME_FIELD_NUMBER: _builtins.int
@@ -349,6 +391,8 @@ class ImageServiceBuildRequest(_message.Message):
         PULL_FIELD_NUMBER: _builtins.int
         CREDENTIALS_FIELD_NUMBER: _builtins.int
         NETWORK_FIELD_NUMBER: _builtins.int
+        SECRETS_FIELD_NUMBER: _builtins.int
+        CONTEXTS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -376,6 +420,14 @@ class ImageServiceBuildRequest(_message.Message):
 
         @_builtins.property
         def credentials(self) -> _types_pb2.RegistryCredentials: ...
+        @_builtins.property
+        def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageServiceBuildRequest.Secret]: ...
+        @_builtins.property
+        def contexts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Named contexts, which replace stages and images of their name: "docker-image://REFERENCE", or empty for files that
+            are sent like the context.
+            """
+
         def __init__(
             self,
             *,
@@ -391,17 +443,22 @@ class ImageServiceBuildRequest(_message.Message):
             pull: _builtins.bool = ...,
             credentials: _types_pb2.RegistryCredentials | None = ...,
             network: _builtins.str = ...,
+            secrets: _abc.Iterable[Global___ImageServiceBuildRequest.Secret] | None = ...,
+            contexts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     START_FIELD_NUMBER: _builtins.int
     CONTEXT_CHUNK_FIELD_NUMBER: _builtins.int
+    CONTEXT_NAME_FIELD_NUMBER: _builtins.int
     context_chunk: _builtins.bytes
     """Up to 1 MiB of the context's tar archive."""
+    context_name: _builtins.str
+    """The chunks from here on are of this named context, one that `Start.contexts` has with an empty value. Each comes once."""
     @_builtins.property
     def start(self) -> Global___ImageServiceBuildRequest.Start: ...
     def __init__(
@@ -409,12 +466,13 @@ class ImageServiceBuildRequest(_message.Message):
         *,
         start: Global___ImageServiceBuildRequest.Start | None = ...,
         context_chunk: _builtins.bytes = ...,
+        context_name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "message", b"message", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "context_name", b"context_name", "message", b"message", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "message", b"message", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_chunk", b"context_chunk", "context_name", b"context_name", "message", b"message", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "context_chunk"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "context_chunk", "context_name"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -644,6 +702,161 @@ class ImageServiceBuildResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ImageServiceBuildResponse: _TypeAlias = ImageServiceBuildResponse  # noqa: Y015
+
+@_typing.final
+class BuildCacheRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BuildCacheRecord._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: BuildCacheRecord._Kind.ValueType  # 0
+        KIND_LAYER: BuildCacheRecord._Kind.ValueType  # 1
+        """The result of a step."""
+        KIND_MOUNT: BuildCacheRecord._Kind.ValueType  # 2
+        """A directory of RUN --mount=type=cache."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: BuildCacheRecord.Kind.ValueType  # 0
+    KIND_LAYER: BuildCacheRecord.Kind.ValueType  # 1
+    """The result of a step."""
+    KIND_MOUNT: BuildCacheRecord.Kind.ValueType  # 2
+    """A directory of RUN --mount=type=cache."""
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    LAST_USED_AT_FIELD_NUMBER: _builtins.int
+    USE_COUNT_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: Global___BuildCacheRecord.Kind.ValueType
+    description: _builtins.str
+    """The step as in the Dockerfile, or the id of the mount."""
+    size_bytes: _builtins.int
+    use_count: _builtins.int
+    shared: _builtins.bool
+    """An image or a container has it too: pruning it frees no space."""
+    in_use: _builtins.bool
+    """A build works with it now."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_used_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___BuildCacheRecord.Kind.ValueType = ...,
+        description: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        last_used_at: _timestamp_pb2.Timestamp | None = ...,
+        use_count: _builtins.int = ...,
+        shared: _builtins.bool = ...,
+        in_use: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "last_used_at", b"last_used_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "id", b"id", "in_use", b"in_use", "kind", b"kind", "last_used_at", b"last_used_at", "shared", b"shared", "size_bytes", b"size_bytes", "use_count", b"use_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildCacheRecord: _TypeAlias = BuildCacheRecord  # noqa: Y015
+
+@_typing.final
+class ImageServiceListBuildCacheRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceListBuildCacheRequest: _TypeAlias = ImageServiceListBuildCacheRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceListBuildCacheResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___BuildCacheRecord: ...
+    def __init__(
+        self,
+        *,
+        record: Global___BuildCacheRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceListBuildCacheResponse: _TypeAlias = ImageServiceListBuildCacheResponse  # noqa: Y015
+
+@_typing.final
+class ImageServicePruneBuildCacheRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    UNUSED_SINCE_FIELD_NUMBER: _builtins.int
+    KEEP_BYTES_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Also what images and containers share."""
+    keep_bytes: _builtins.int
+    """Leave the most recently used of this many bytes."""
+    @_builtins.property
+    def unused_since(self) -> _timestamp_pb2.Timestamp:
+        """Only what was last used before."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        unused_since: _timestamp_pb2.Timestamp | None = ...,
+        keep_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unused_since", b"unused_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "keep_bytes", b"keep_bytes", "unused_since", b"unused_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServicePruneBuildCacheRequest: _TypeAlias = ImageServicePruneBuildCacheRequest  # noqa: Y015
+
+@_typing.final
+class ImageServicePruneBuildCacheResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes", "ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServicePruneBuildCacheResponse: _TypeAlias = ImageServicePruneBuildCacheResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceFollowBuildRequest(_message.Message):

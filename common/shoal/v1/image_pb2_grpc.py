@@ -49,6 +49,16 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
                 _registered_method=True)
+        self.ListBuildCache = channel.unary_stream(
+                '/shoal.v1.ImageService/ListBuildCache',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheResponse.FromString,
+                _registered_method=True)
+        self.PruneBuildCache = channel.unary_unary(
+                '/shoal.v1.ImageService/PruneBuildCache',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.FromString,
+                _registered_method=True)
         self.FollowBuild = channel.unary_stream(
                 '/shoal.v1.ImageService/FollowBuild',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceFollowBuildRequest.SerializeToString,
@@ -113,6 +123,20 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBuildCache(self, request, context):
+        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneBuildCache(self, request, context):
+        """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FollowBuild(self, request, context):
         """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
         NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -168,6 +192,16 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.Build,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.SerializeToString,
+            ),
+            'ListBuildCache': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListBuildCache,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheResponse.SerializeToString,
+            ),
+            'PruneBuildCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneBuildCache,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.SerializeToString,
             ),
             'FollowBuild': grpc.unary_stream_rpc_method_handler(
                     servicer.FollowBuild,
@@ -276,6 +310,60 @@ class ImageService(object):
             '/shoal.v1.ImageService/Build',
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBuildCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ImageService/ListBuildCache',
+            shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneBuildCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ImageService/PruneBuildCache',
+            shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

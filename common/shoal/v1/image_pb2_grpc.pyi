@@ -53,6 +53,10 @@ class ImageServiceStub:
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    ListBuildCache: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]
+    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+    PruneBuildCache: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]
+    """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
     FollowBuild: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
     NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -94,6 +98,10 @@ class ImageServiceAsyncStub(ImageServiceStub):
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    ListBuildCache: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]  # type: ignore[assignment]
+    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+    PruneBuildCache: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]  # type: ignore[assignment]
+    """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
     FollowBuild: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]  # type: ignore[assignment]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
     NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -150,6 +158,22 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
         "start_line" and "end_line".
         """
+
+    @_abc_1.abstractmethod
+    def ListBuildCache(
+        self,
+        request: _image_pb2.ImageServiceListBuildCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceListBuildCacheResponse], _abc.AsyncIterator[_image_pb2.ImageServiceListBuildCacheResponse]]:
+        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+
+    @_abc_1.abstractmethod
+    def PruneBuildCache(
+        self,
+        request: _image_pb2.ImageServicePruneBuildCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.ImageServicePruneBuildCacheResponse, _abc.Awaitable[_image_pb2.ImageServicePruneBuildCacheResponse]]:
+        """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
 
     @_abc_1.abstractmethod
     def FollowBuild(

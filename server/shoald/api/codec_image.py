@@ -16,10 +16,12 @@ from shoald.api.codec_common import (
     timestamp_of_text,
 )
 from shoald.engine.ports import BuildEvent, Pushed
-from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import BuildRequest, BuildSecret, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.image import Image, Progress
 
 _MAX_DOCKERFILE_BYTES = 2 << 20
+_CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
+MAX_SECRET_BYTES = 512 << 10
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -96,6 +98,13 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
             raise invalid("build_args", f"{key[:80]!r} is not a name")
     if "" in start.labels:
         raise invalid("labels", "a label has no key")
+    if len({secret.id for secret in start.secrets}) != len(start.secrets):
+        raise invalid("secrets", "an id comes twice")
+    for secret in start.secrets:
+        if not secret.id:
+            raise invalid("secrets", "an id is empty")
+        if len(secret.value) > MAX_SECRET_BYTES:
+            raise invalid("secrets", f"{secret.id[:80]!r} has more than {MAX_SECRET_BYTES} bytes")
     return BuildRequest(
         dockerfile=start.dockerfile,
         dockerfile_name=start.dockerfile_name or "Dockerfile",
@@ -108,7 +117,21 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         pull=start.pull,
         credentials=credentials_of(start.credentials),
         network=start.network or "bridge",
+        secrets={secret.id: BuildSecret(secret.value) for secret in start.secrets},
+        contexts={name: _image_of(name, value) for name, value in start.contexts.items()},
     )
+
+
+def _image_of(name: str, value: str) -> str:
+    """The reference of the image that a named context is; "" for a directory."""
+    if not _CONTEXT.fullmatch(name):
+        raise invalid("contexts", f"{name[:80]!r} is not a name: lower case letters, digits and / . _ - : @")
+    if not value:
+        return ""
+    scheme, separator, reference = value.partition("://")
+    if scheme != "docker-image" or not separator:
+        raise invalid("contexts", f"{value[:80]!r} is no docker-image://REFERENCE")
+    return canonical(reference)
 
 
 def build_event(value: BuildEvent) -> pb.BuildEvent:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from shoal.errors import Cancelled, InvalidArgument
 from shoal.pki import Role
 from shoal.v1 import image_pb2 as pb
 from shoal.v1 import image_pb2_grpc
+from shoald.api.build_contexts import sent_contexts
 from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
+from shoald.api.codec_buildcache import cache_prune, cache_record
 from shoald.api.codec_common import credentials_of, labels_of, platform_of, progress
 from shoald.api.codec_image import build_event, build_request_of, canonical, details, image, pushed
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing, send_all
 from shoald.engine.ports import BuildEvent, Engine, Pushed
 from shoald.model.image import Image, Progress
-
-_MAX_CHUNK_BYTES = 1 << 20
-_TAR_END = bytes(1024)
-"""POSIX ustar: an archive ends with two blocks of zeros."""
 
 
 class ImageService(image_pb2_grpc.ImageServiceServicer):
@@ -57,9 +54,19 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             require(Role.ADMIN, "the host's network (network=host)")
         started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
         await context.write(pb.ImageServiceBuildResponse(started=started))
-        async with closing(_context_chunks(requests, context)) as chunks:
-            items = self._engine.build(request_id, request, chunks)
+        async with closing(sent_contexts(requests, request.contexts, context)) as contexts:
+            items = self._engine.build(request_id, request, contexts)
             await send_all(context, items, self._build_message)
+
+    async def ListBuildCache(self, request: pb.ImageServiceListBuildCacheRequest, context: Context) -> None:  # type: ignore[override]
+        for record in await self._engine.build_cache.records():
+            await context.write(pb.ImageServiceListBuildCacheResponse(record=cache_record(record)))
+
+    async def PruneBuildCache(
+        self, request: pb.ImageServicePruneBuildCacheRequest, context: Context
+    ) -> pb.ImageServicePruneBuildCacheResponse:
+        pruned = await self._engine.build_cache.prune(cache_prune(request))
+        return pb.ImageServicePruneBuildCacheResponse(ids=pruned.ids, freed_bytes=pruned.freed_bytes)
 
     async def FollowBuild(self, request: pb.ImageServiceFollowBuildRequest, context: Context) -> None:  # type: ignore[override]
         if request.cursor < 0:
@@ -107,32 +114,3 @@ def _push_event(item: Progress | Pushed) -> pb.ImageServicePushResponse:
     if isinstance(item, Pushed):
         return pb.ImageServicePushResponse(pushed=pushed(item))
     return pb.ImageServicePushResponse(progress=progress(item))
-
-
-async def _context_chunks(
-    requests: AsyncIterator[pb.ImageServiceBuildRequest], context: Context
-) -> AsyncIterator[bytes]:
-    """The context's bytes. A stream that was cut looks like one that ended: the archive's end mark tells them apart.
-
-    Raises Cancelled (CONTEXT_TRUNCATED), InvalidArgument (INVALID_FIELD).
-    """
-    tail = b""
-    async for message in requests:
-        if message.WhichOneof("message") != "context_chunk":
-            raise invalid("message", "only context_chunk may follow start")
-        chunk = message.context_chunk
-        if len(chunk) > _MAX_CHUNK_BYTES:
-            raise InvalidArgument(
-                f"context_chunk: has {len(chunk)} bytes, more than {_MAX_CHUNK_BYTES}",
-                reason="INVALID_FIELD",
-                metadata={"field": "context_chunk"},
-            )
-        if chunk:
-            tail = (tail + chunk)[-len(_TAR_END) :]
-            yield chunk
-    if context.cancelled() or (tail and tail != _TAR_END):
-        raise Cancelled(
-            "the build's context ended before its archive was complete",
-            reason="CONTEXT_TRUNCATED",
-            hint="the connection was lost while the context was sent; start the build again",
-        )

@@ -39,6 +39,7 @@ from shoald.dockerfile.steps import (
     UrlSource,
     WorkdirStep,
 )
+from shoald.files.vault import SecretVault
 from shoald.host.blocking import to_end
 from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
@@ -65,11 +66,18 @@ class StepExecutor:
     """See shoald.build.solver.Executor."""
 
     def __init__(
-        self, md: Metadata, snapshots: Snapshotter, launcher: Launcher, mounts: StepMounts, unpack: Unpack
+        self,
+        md: Metadata,
+        snapshots: Snapshotter,
+        launcher: Launcher,
+        vault: SecretVault,
+        mounts: StepMounts,
+        unpack: Unpack,
     ) -> None:
         self._md = md
         self._snapshots = snapshots
         self._launcher = launcher
+        self._vault = vault
         self._mounts = mounts
         self._unpack = unpack
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
@@ -157,9 +165,10 @@ class StepExecutor:
             if mount.type is not MountType.BIND or isinstance(mount.base, ScratchBase):
                 continue
             if isinstance(mount.base, ContextBase):
-                tree = await self._context(build.context)
+                root = build.files_of(mount.base)
+                tree = await self._context(root)
                 if tree.by_path.get(mount.source) is None:  # a symbolic link on the way: resolved by itself
-                    tree = await trees.scan(build.context, [mount.source])
+                    tree = await trees.scan(root, [mount.source])
                 found.append(tree_key(tree, tree.followed(mount.source) or mount.source))
             else:
                 found.append(await roots.snapshot_of(mount.base) or "")
@@ -192,7 +201,7 @@ class StepExecutor:
     @contextlib.asynccontextmanager
     async def _root(self, build: Build, step: CopyStep, roots: Roots) -> AsyncIterator[Path]:
         if isinstance(step.base, ContextBase):
-            yield build.context
+            yield build.files_of(step.base)
             return
         async with self._snapshots.mounted(await roots.snapshot_of(step.base)) as root:
             yield root
@@ -222,18 +231,20 @@ class StepExecutor:
 
     async def _run(self, build: Build, step: RunStep, snapshot_id: str, roots: Roots, log: Log) -> None:
         network = step.network if step.network != "default" else build.request.network or "bridge"
-        async with self._mounts.prepared(build, step, roots) as mounts:
+        async with self._mounts.prepared(build, step, roots) as made:
+            mounts = made.mounts
             process = StepProcess(
                 snapshot_id=snapshot_id,
                 userns_base=build.userns_base,
                 args=step.argv,
-                env={**step.proxy_env, **step.env},
+                env={**step.proxy_env, **step.env, **made.env},
                 user=step.user,
                 working_dir=step.workdir,
                 network=network,
                 mounts=mounts,
+                secrets=made.secrets,
             )
-            code = await run_step(self._launcher, process, log)
+            code = await run_step(self._launcher, self._vault, process, log)
         if code != 0:
             command = " ".join(step.argv)
             raise FailedPrecondition(
@@ -335,5 +346,3 @@ def _check_copy(step: CopyStep) -> None:
             reason="INSTRUCTION_UNSUPPORTED",
             hint="clone it in a RUN step, or put it into the context",
         )
-    if isinstance(step.base, ContextBase) and step.base.name:
-        raise Unimplemented("named contexts are not supported yet", reason="INSTRUCTION_UNSUPPORTED")

@@ -7,48 +7,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import itertools
-import os
+import functools
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal.errors import InvalidArgument, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unimplemented
 from shoald.build import trees
+from shoald.build.cachemounts import CacheMounts
 from shoald.build.solver import Build, Roots
-from shoald.containers.watch import Locks
-from shoald.dockerfile.steps import ContextBase, MountType, RunMount, RunStep, ScratchBase, Sharing
+from shoald.containers.step import SecretFile
+from shoald.dockerfile.steps import ContextBase, MountType, RunMount, RunStep, ScratchBase
+from shoald.host.process import PIPE, spawn
 from shoald.host.trees import remove_tree
 from shoald.model.container import Mount, MountKind
 from shoald.snapshots.ports import Snapshotter
 
 
-class StepMounts:
-    """Makes mounts ready; cache directories live below `cache_dir`, files of heredocs below `tmp_dir`."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a step gets: mounts, the values of those that are secrets, and secrets in variables."""
 
-    def __init__(self, snapshots: Snapshotter, cache_dir: Path, tmp_dir: Path) -> None:
+    mounts: list[Mount] = field(default_factory=list)
+    secrets: list[SecretFile] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+class StepMounts:
+    """Makes mounts ready; files of heredocs and copies live below `tmp_dir`."""
+
+    def __init__(self, snapshots: Snapshotter, caches: CacheMounts, tmp_dir: Path) -> None:
         self._snapshots = snapshots
-        self._cache_dir = cache_dir
+        self._caches = caches
         self._tmp_dir = tmp_dir
-        self._locks = Locks()
-        self._claimed: set[str] = set()
 
     @contextlib.asynccontextmanager
-    async def prepared(self, build: Build, step: RunStep, roots: Roots) -> AsyncIterator[Sequence[Mount]]:
-        """The mounts for the time of the step. Raises InvalidArgument (MOUNT_SOURCE_MISSING), Unimplemented."""
+    async def prepared(self, build: Build, step: RunStep, roots: Roots) -> AsyncIterator[Prepared]:
+        """The mounts for the time of the step. Raises InvalidArgument (MOUNT_SOURCE_MISSING), FailedPrecondition
+        (SECRET_MISSING), Unimplemented."""
+        made = Prepared()
         async with AsyncExitStack() as stack:
-            mounts = [await self._mount(build, mount, roots, stack) for mount in step.mounts]
-            mounts += await self._files(step, stack)
-            yield mounts
+            for mount in step.mounts:
+                if mount.type is MountType.SECRET:
+                    _secret(build, mount, made)
+                else:
+                    made.mounts.append(await self._mount(build, mount, roots, stack))
+            made.mounts.extend(await self._files(step, stack))
+            yield made
 
     async def _mount(self, build: Build, mount: RunMount, roots: Roots, stack: AsyncExitStack) -> Mount:
         match mount.type:
             case MountType.TMPFS:
                 return Mount(MountKind.TMPFS, mount.target, tmpfs_size_bytes=mount.size)
             case MountType.CACHE:
-                return await self._cache(mount, stack)
+                return await self._cache(build, mount, roots, stack)
             case MountType.BIND:
                 return await self._bind(build, mount, roots, stack)
         raise Unimplemented(
@@ -56,51 +70,44 @@ class StepMounts:
         )
 
     async def _bind(self, build: Build, mount: RunMount, roots: Roots, stack: AsyncExitStack) -> Mount:
-        if not mount.read_only:
-            raise Unimplemented("RUN --mount=type=bind,rw is not supported yet", reason="INSTRUCTION_UNSUPPORTED")
-        if isinstance(mount.base, ContextBase) and not mount.base.name:
-            root = build.context
+        if mount.read_only:
+            found = await self._found(build, mount, roots, stack, uid_base=build.userns_base)
+            return Mount(MountKind.BIND, mount.target, str(found), read_only=True)
+        # What the step writes there is thrown away, as in BuildKit: a copy is as good as the original.
+        found = await self._found(build, mount, roots, stack, uid_base=0)
+        place = self._tmp_dir / f"bind-{secrets.token_hex(8)}"
+        place.mkdir(mode=0o700, parents=True)
+        stack.push_async_callback(asyncio.to_thread, remove_tree, place)
+        await _duplicate(found, place / "copy")
+        return Mount(MountKind.BIND, mount.target, str(place / "copy"))
+
+    async def _found(
+        self, build: Build, mount: RunMount, roots: Roots, stack: AsyncExitStack, *, uid_base: int
+    ) -> Path:
+        """The host path of what a mount takes its files from."""
+        if isinstance(mount.base, ContextBase):
+            root = build.files_of(mount.base)
         else:
             snapshot = None if isinstance(mount.base, ScratchBase) else await roots.snapshot_of(mount.base)
-            root = await stack.enter_async_context(self._snapshots.mounted(snapshot, uid_base=build.userns_base))
+            root = await stack.enter_async_context(self._snapshots.mounted(snapshot, uid_base=uid_base))
         found = await asyncio.to_thread(trees.resolve, root, mount.source)
         if found is None:
             raise InvalidArgument(f'"{mount.source}": not found', reason="MOUNT_SOURCE_MISSING")
-        return Mount(MountKind.BIND, mount.target, str(found), read_only=True)
+        return found
 
-    async def _cache(self, mount: RunMount, stack: AsyncExitStack) -> Mount:
-        if mount.source != "/" or not isinstance(mount.base, ContextBase | ScratchBase):
-            raise Unimplemented(
-                "RUN --mount=type=cache with from or source is not supported yet", reason="INSTRUCTION_UNSUPPORTED"
-            )
-        # Any text is a legal id: its hash is a safe name, and no id can name another's directory.
-        name = hashlib.sha256((mount.id or mount.target).encode("utf-8", "surrogateescape")).hexdigest()
-        match mount.sharing:
-            case Sharing.LOCKED:
-                await stack.enter_async_context(self._locks.get(name))
-            case Sharing.PRIVATE:
-                name = self._claim_private(name, stack)
-        directory = self._cache_dir / name
-        self._make_cache(directory, mount)
+    async def _cache(self, build: Build, mount: RunMount, roots: Roots, stack: AsyncExitStack) -> Mount:
+        origin, begin = "", None
+        if not isinstance(mount.base, ScratchBase):
+            # As in BuildKit: a cache that begins with the files of an image or stage is another one for each.
+            start = await self._found(build, mount, roots, stack, uid_base=0)
+            if not start.is_dir():
+                raise InvalidArgument(f'"{mount.source}" is not a directory', reason="MOUNT_SOURCE_MISSING")
+            origin = repr(mount.base)
+            if not isinstance(mount.base, ContextBase):
+                origin = await roots.snapshot_of(mount.base) or ""
+            begin = functools.partial(_duplicate, start)
+        directory = await self._caches.take(mount, origin, begin, stack)
         return Mount(MountKind.BIND, mount.target, str(directory), read_only=mount.read_only)
-
-    def _claim_private(self, name: str, stack: AsyncExitStack) -> str:
-        """The first of the id's private directories that no step uses at this time."""
-        free = next(own for number in itertools.count() if (own := f"{name}-{number}") not in self._claimed)
-        self._claimed.add(free)
-        stack.callback(self._claimed.discard, free)
-        return free
-
-    def _make_cache(self, directory: Path, mount: RunMount) -> None:
-        """With owner and mode before it has its name: whoever finds it finds it whole."""
-        if directory.exists():
-            return
-        self._cache_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        fresh = self._cache_dir / f".new-{secrets.token_hex(8)}"
-        fresh.mkdir()
-        os.chown(fresh, mount.uid or 0, mount.gid or 0)
-        os.chmod(fresh, mount.mode if mount.mode is not None else 0o755)
-        os.rename(fresh, directory)
 
     async def _files(self, step: RunStep, stack: AsyncExitStack) -> list[Mount]:
         if not step.files:
@@ -115,3 +122,37 @@ class StepMounts:
             path.chmod(0o755)
             mounts.append(Mount(MountKind.BIND, f"/dev/pipes/{file.name}", str(path), read_only=True))
         return mounts
+
+
+def _secret(build: Build, mount: RunMount, made: Prepared) -> None:
+    """A secret as a file, in a variable, or both; one that was not given is left out unless it is required."""
+    found = build.request.secrets.get(mount.id)
+    if found is None:
+        if mount.required:
+            raise FailedPrecondition(
+                f"secret {mount.id}: not found",
+                reason="SECRET_MISSING",
+                hint=f"give it: shoal build --secret id={mount.id},src=FILE",
+            )
+        return
+    if mount.env:
+        if b"\0" in found.value:
+            raise InvalidArgument(f"secret {mount.id} holds NUL bytes: no variable can", reason="SECRET_NOT_TEXT")
+        made.env[mount.env] = found.value.decode("utf-8", "surrogateescape")
+    if mount.target:
+        mode = mount.mode if mount.mode is not None else 0o400
+        made.secrets.append(SecretFile(len(made.mounts), found.value, mode))
+        owner = (mount.uid or 0, mount.gid or 0)
+        made.mounts.append(Mount(MountKind.SECRET, mount.target, read_only=True, owner=owner))
+
+
+async def _duplicate(source: Path, target: Path) -> None:
+    """Copy a file or a tree with all that it has, sharing content where the file system can. No link is followed."""
+    argv = ["cp", "--archive", "--reflink=auto", "--no-target-directory", "--", str(source), str(target)]
+    async with await spawn(argv, stderr=PIPE) as copying:
+        said = await copying.stderr.read() if copying.stderr is not None else b""
+        code = await copying.wait()
+    if code != 0:
+        raise ResourceExhausted(
+            f"can't copy the files of a mount: {said.decode(errors='replace')[-500:].strip()}", reason="COPY_FAILED"
+        )

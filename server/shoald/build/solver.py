@@ -6,8 +6,8 @@ A stage is a task; another stage that needs it awaits the task. Equal steps of b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from shoald.dockerfile.checks import Finding
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.graph import BuildPlan, StagePlan
 from shoald.dockerfile.state import StageState
-from shoald.dockerfile.steps import Base, ContextBase, ImageBase, MetaStep, ScratchBase, StageBase, Step
+from shoald.dockerfile.steps import Base, ContextBase, CopyStep, ImageBase, MetaStep, ScratchBase, StageBase, Step
 from shoald.metadata.leases import HoldKind
 from shoald.metadata.store import Metadata
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
@@ -59,6 +59,11 @@ class Build:
     lease: str
     userns_base: int
     emit: Emit
+    contexts: Mapping[str, Path] = field(default_factory=dict)
+
+    def files_of(self, base: ContextBase) -> Path:
+        """The directory of a context."""
+        return self.contexts[base.name] if base.name else self.context
 
 
 class Executor(Protocol):
@@ -208,7 +213,7 @@ class _Run:
             case ScratchBase():
                 return StageResult(StageState.start(plan, stage.index, {"WorkingDir": "/"}), base_key(""), None, None)
             case ContextBase():
-                raise AssertionError("named contexts are refused when a build is asked for")
+                return StageResult(StageState.start(plan, stage.index, {"WorkingDir": "/"}), base_key(""), None, None)
 
     async def _run_stage(self, index: int) -> StageResult:
         stage = self._build.plan.stages[index]
@@ -225,6 +230,11 @@ class _Run:
             at = await self._begin(stage)
             steps.number = 0
         steps.count(at.state)
+        if isinstance(stage.base, ContextBase):
+            text = f"COPY --from={stage.base.name} / /"
+            state, step = at.state.apply(ins.Copy(text=text, spelled="COPY", span=stage.span, sources=("/",), dest="/"))
+            assert isinstance(step, CopyStep)
+            at = await self._step(replace(at, state=state), replace(step, base=stage.base), steps)
         for instruction in at.state.instructions:
             seen = len(at.state.warnings)
             state, step = at.state.apply(instruction)

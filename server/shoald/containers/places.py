@@ -127,7 +127,8 @@ class Places:
                 mount = replace(mount, read_only=True)
             target = directory / f"{number:04d}"
             if mount.kind is MountKind.SECRET:
-                secret = self._vault.deliver(container.id, number, base + user.uid, base + user.gid)
+                uid, gid = mount.owner or (user.uid, user.gid)
+                secret = self._vault.deliver(container.id, number, base + uid, base + gid)
                 await asyncio.to_thread(_bind_secret, secret, target)
             else:
                 fd = await self._open(container, mount)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shoald.containers.launcher import Launcher
+from shoald.files.vault import SecretVault
 from shoald.host.blocking import to_end
 from shoald.model.container import Container, ContainerSpec, ContainerState, Mount, Process, Resources
 from shoald.model.log import LogQuery, LogRecord
@@ -16,6 +17,15 @@ from shoald.runtime.log import read_log
 
 Output = Callable[[bool, bytes], None]
 """Called with (is standard error, bytes) as the step writes."""
+
+
+@dataclass(frozen=True)
+class SecretFile:
+    """The value for the mount of this number."""
+
+    mount: int
+    value: bytes = field(repr=False)
+    mode: int
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,16 @@ class StepProcess:
     working_dir: str
     network: str = "bridge"
     mounts: Sequence[Mount] = ()
+    secrets: Sequence[SecretFile] = ()
 
 
-async def run_step(launcher: Launcher, step: StepProcess, output: Output) -> int:
+async def run_step(launcher: Launcher, vault: SecretVault, step: StepProcess, output: Output) -> int:
     """Run it to its end and return the exit code. Cancelled or not, only what it wrote into its layer is left."""
     container = _record(step)
     ended = launcher.expect_step(container.id)
     try:
+        for secret in step.secrets:
+            await vault.give(container.id, secret.mount, secret.value, secret.mode)
         await launcher.launch(container)
         finished = asyncio.Event()
         ended.add_done_callback(lambda _: finished.set())
@@ -46,7 +59,7 @@ async def run_step(launcher: Launcher, step: StepProcess, output: Output) -> int
         return (await ended).exit_code
     finally:
         launcher.drop_step(container.id)
-        await to_end(_cleared(launcher, container.id))
+        await to_end(_cleared(launcher, vault, container.id))
 
 
 def _record(step: StepProcess) -> Container:
@@ -86,8 +99,9 @@ def _joined(records: Sequence[LogRecord]) -> list[tuple[bool, bytes]]:
     return [(stderr, bytes(data)) for stderr, data in pieces]
 
 
-async def _cleared(launcher: Launcher, container_id: str) -> None:
+async def _cleared(launcher: Launcher, vault: SecretVault, container_id: str) -> None:
     try:
         await launcher.clear(container_id)
     finally:
+        await vault.forget(container_id)
         await launcher.forget(container_id)

@@ -58,7 +58,7 @@ class BuildPlan:
     build_args: Mapping[str, str] = field(default_factory=dict)
     global_args: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    contexts: frozenset[str] = frozenset()
+    contexts: Mapping[str, Base] = field(default_factory=dict)
     names: Mapping[str, int] = field(default_factory=dict)
     """Stage names to indices; of two stages with one name the last counts."""
     checks: CheckOptions = field(default_factory=CheckOptions)
@@ -151,16 +151,18 @@ def plan(
     build_args: Mapping[str, str] | None = None,
     target: str | None = None,
     labels: Mapping[str, str] | None = None,
-    contexts: Collection[str] = (),
+    contexts: Mapping[str, Base] | Collection[str] = (),
     filename: str = "Dockerfile",
 ) -> BuildPlan:
     """Plan the build of `target` (a stage's name; None or "" is the last stage).
 
-    `contexts` are the names of named contexts, which replace stages and images of that name. Raises DockerfileError,
+    `contexts` are the named contexts, which replace stages and images of that name: where each one's files come from
+    (directories, where only names are given). Raises DockerfileError,
     whose metadata name `filename` and the lines.
     """
+    bases = contexts if isinstance(contexts, Mapping) else {name: ContextBase(name) for name in contexts}
     try:
-        made = _plan(text, target_platform, build_platform, dict(build_args or {}), target or "", frozenset(contexts))
+        made = _plan(text, target_platform, build_platform, dict(build_args or {}), target or "", bases)
     except DockerfileError as e:
         raise e.place(Span(), filename) from None
     return replace(made, filename=filename, labels=dict(labels or {}))
@@ -172,7 +174,7 @@ def _plan(
     build_platform: Platform,
     build_args: dict[str, str],
     target: str,
-    contexts: frozenset[str],
+    contexts: Mapping[str, Base],
 ) -> BuildPlan:
     source = read(text)
     arguments, stages = st.split(source)
@@ -209,7 +211,7 @@ def _resolve(
     stages: Sequence[StageSource],
     values: Mapping[str, str],
     declared: frozenset[str],
-    contexts: frozenset[str],
+    contexts: Mapping[str, Base],
     escape: str,
 ) -> tuple[list[StagePlan], list[Finding]]:
     """Expand each FROM; a base is a stage only when it comes before and is written in lower case, as in BuildKit."""
@@ -226,7 +228,7 @@ def _resolve(
             raise DockerfileError(message, span=from_.span, reason="DOCKERFILE_STAGE")
         body = stage.instructions
         if from_.name and from_.name in contexts:
-            origin: Base = ContextBase(from_.name)
+            origin = contexts[from_.name]
             body = ()
         elif base.text in by_name:
             origin = StageBase(by_name[base.text])
@@ -239,9 +241,9 @@ def _resolve(
     return planned, findings
 
 
-def _external(name: str, contexts: frozenset[str], span: Span) -> Base:
+def _external(name: str, contexts: Mapping[str, Base], span: Span) -> Base:
     if name in contexts:
-        return ContextBase(name)
+        return contexts[name]
     if name == "scratch":
         return ScratchBase()
     try:

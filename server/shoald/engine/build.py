@@ -7,7 +7,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from shoald.build.packing import Packing
 from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
 from shoald.dockerfile.config import HistoryEntry
 from shoald.dockerfile.graph import plan
+from shoald.dockerfile.steps import ContextBase, ImageBase
 from shoald.engine.images import fingerprint
 from shoald.engine.operations import Operation, Operations
 from shoald.engine.ports import BuildEvent, BuildEventBody
@@ -67,7 +68,7 @@ class BuildCases:
         self._metrics = metrics
 
     async def build(
-        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+        self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
     ) -> AsyncIterator[BuildEvent | Image]:
         """See engine.ports.Engine.build."""
         for tag in request.tags:
@@ -76,18 +77,19 @@ class BuildCases:
         if request.network not in ("", "bridge", "none", "host", "default"):
             raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
         place = self._tmp_dir / f"build-{secrets.token_hex(8)}"
-        directory = place / "context"
         place.mkdir(mode=0o700, parents=True)
-        directory.mkdir(mode=0o755)  # what `COPY . /new-directory` gives the new directory
+        directory, named = _directories(place, request)
         started = False
         try:
-            await self._layers.unpack_context(context, directory)
+            async for name, chunks in contexts:
+                await self._layers.unpack_context(chunks, named[name] if name else directory)
 
             async def work(emit: Emit) -> Image:
                 try:
-                    return await self._measured(request, directory, emit)
+                    return await self._measured(request, directory, named, emit)
                 finally:
-                    self._executor.forget_context(directory)
+                    for each in (directory, *named.values()):
+                        self._executor.forget_context(each)
                     await asyncio.shield(asyncio.to_thread(remove_tree, place))
 
             operation, started = self._operations.start(request_id, "build", _fingerprint(request), work)
@@ -108,17 +110,17 @@ class BuildCases:
             yield BuildEvent(number, at, body)
         yield await operation.result()
 
-    async def _measured(self, request: BuildRequest, context: Path, emit: Emit) -> Image:
+    async def _measured(self, request: BuildRequest, context: Path, named: Mapping[str, Path], emit: Emit) -> Image:
         begun = time.monotonic()
         failed = True
         try:
-            image = await self._build(request, context, _Stamped(emit, self._metrics))
+            image = await self._build(request, context, named, _Stamped(emit, self._metrics))
             failed = False
             return image
         finally:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
-    async def _build(self, request: BuildRequest, context: Path, emit: Emit) -> Image:
+    async def _build(self, request: BuildRequest, context: Path, named: Mapping[str, Path], emit: Emit) -> Image:
         # A large file takes a while to parse.
         planned = await asyncio.to_thread(
             plan,
@@ -128,13 +130,17 @@ class BuildCases:
             build_args=request.build_args,
             target=request.target,
             labels=request.labels,
+            contexts={
+                name: ImageBase(reference) if reference else ContextBase(name)
+                for name, reference in request.contexts.items()
+            },
             filename=request.dockerfile_name,
         )
         with self._md.leases.lease("build") as lease:
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
-            build = Build(request, planned, context, lease, base, emit)
+            build = Build(request, planned, context, lease, base, emit, named)
             result = await self._solver.solve(build)
             image = await self._finish(build, result)
         self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
@@ -193,6 +199,17 @@ class BuildCases:
         return _text(entry.created_at if entry else datetime.now(UTC))
 
 
+def _directories(place: Path, request: BuildRequest) -> tuple[Path, dict[str, Path]]:
+    """A directory for the context and one for each named context that is sent. Its mode is what `COPY . /new` gives."""
+    directory = place / "context"
+    directory.mkdir(mode=0o755)
+    named = {}
+    for number, name in enumerate(sorted(name for name, image in request.contexts.items() if not image)):
+        named[name] = place / f"context-{number}"
+        named[name].mkdir(mode=0o755)
+    return directory, named
+
+
 class _Stamped:
     """Gives each event its time, and counts steps."""
 
@@ -213,6 +230,7 @@ def _text(time_: datetime) -> str:
 def _fingerprint(request: BuildRequest) -> str:
     plain = msgspec.to_builtins(request)
     plain.pop("credentials", None)
+    plain.pop("secrets", None)  # a retry may have read them anew; nothing that is kept may tell of them
     return fingerprint(sorted((key, repr(value)) for key, value in plain.items()))
 
 

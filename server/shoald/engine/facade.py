@@ -31,7 +31,7 @@ from shoald.engine.ports import (
     Pushed,
 )
 from shoald.engine.system import SystemCases
-from shoald.engine.volume_ports import FileUses, VolumeUses
+from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
 from shoald.model.build import BuildRequest
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
@@ -47,6 +47,7 @@ class LocalEngine:
         *,
         images: ImageCases,
         builds: BuildCases,
+        build_cache: BuildCacheUses,
         containers: ContainerCases,
         control: ControlUses,
         insight: InsightUses,
@@ -62,6 +63,7 @@ class LocalEngine:
     ) -> None:
         self._images = images
         self._builds = builds
+        self._build_cache = build_cache
         self._containers = containers
         self._control = control
         self._insight = insight
@@ -89,10 +91,10 @@ class LocalEngine:
         return self._images.push(request_id, reference, credentials)
 
     def build(
-        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+        self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
     ) -> AsyncIterator[BuildEvent | Image]:
         """See Engine.build."""
-        return self._builds.build(request_id, request, context)
+        return self._builds.build(request_id, request, contexts)
 
     def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
         """See Engine.follow_build."""
@@ -225,6 +227,11 @@ class LocalEngine:
     def export_container(self, name: str) -> AsyncIterator[bytes]:
         """See Engine.export_container."""
         return self._copying.export_container(name)
+
+    @property
+    def build_cache(self) -> BuildCacheUses:
+        """See Engine.build_cache."""
+        return self._build_cache
 
     # Volumes and files of clients
     @property

@@ -15,7 +15,7 @@ from msgspec import Struct
 from shoal.platform import Platform
 from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.network_ports import NetworkUses
-from shoald.engine.volume_ports import FileUses, VolumeUses
+from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
@@ -209,9 +209,10 @@ class Engine(Protocol):
         """Progress records; Pushed last."""
 
     def build(
-        self, request_id: str, request: BuildRequest, context: AsyncIterable[bytes]
+        self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
     ) -> AsyncIterator[BuildEvent | Image]:
-        """`context` is a tar stream, read to its end before the build starts; the Image comes last."""
+        """`contexts` are names and tar streams, the main one ("") first, read to their end before the build starts; the
+        Image comes last."""
 
     def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
         """Events after `cursor`; the Image last."""
@@ -316,6 +317,10 @@ class Engine(Protocol):
 
     def export_container(self, name: str) -> AsyncIterator[bytes]:
         """The root file system without mounts as a tar in chunks."""
+
+    @property
+    def build_cache(self) -> BuildCacheUses:
+        """What can be done with what the builder keeps."""
 
     # Volumes and files of clients
     @property

@@ -7,8 +7,19 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from shoald.model.buildcache import CachePrune, CachePruned, CacheRecord
 from shoald.model.file import TreeEntry
 from shoald.model.snapshot import Volume
+
+
+class BuildCacheUses(Protocol):
+    """What can be done with what the builder keeps."""
+
+    async def records(self) -> Sequence[CacheRecord]:
+        """The least recently used first."""
+
+    async def prune(self, wanted: CachePrune) -> CachePruned:
+        """Delete what no build at work uses."""
 
 
 class VolumeFilter(Struct, frozen=True):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from shoald.metadata.database import Database
 
-_SNAPSHOTS = """
+_IN_IMAGES = """
     SELECT snapshot_id AS key FROM containers WHERE snapshot_id IS NOT NULL
-    UNION SELECT snapshot_id FROM cache WHERE snapshot_id IS NOT NULL
     UNION SELECT s.id FROM images i JOIN snapshots s ON s.chain_id = i.chain_id
+"""
+_SNAPSHOTS = f"""
+    {_IN_IMAGES}
+    UNION SELECT snapshot_id FROM cache WHERE snapshot_id IS NOT NULL
     UNION SELECT key FROM lease_holds WHERE kind = 'snapshot'
 """
 _BLOBS = """
@@ -26,6 +29,14 @@ class References:
     def snapshots(self) -> set[str]:
         """Ids that containers, images (their top layers), cache entries and leases name."""
         return {row["key"] for row in self._db.rows(_SNAPSHOTS)}
+
+    def snapshots_in_images_and_containers(self) -> set[str]:
+        """Ids that containers and images (their top layers) name."""
+        return {row["key"] for row in self._db.rows(_IN_IMAGES)}
+
+    def held_snapshots(self) -> set[str]:
+        """Ids that leases name."""
+        return {row["key"] for row in self._db.rows("SELECT key FROM lease_holds WHERE kind = 'snapshot'")}
 
     def blobs(self) -> set[str]:
         """Digests that images, cache entries and leases name."""

@@ -47,6 +47,15 @@ class BuildWarning(Struct, frozen=True):
     end_line: int = 0
 
 
+class BuildSecret(Struct, frozen=True):
+    """A secret's value; lives for one build, is never stored or logged."""
+
+    value: bytes
+
+    def __repr__(self) -> str:
+        return "BuildSecret(...)"
+
+
 class BuildRequest(Struct, frozen=True):
     """What to build; the context comes as a directory that the engine unpacked beforehand."""
 
@@ -61,3 +70,7 @@ class BuildRequest(Struct, frozen=True):
     pull: bool = False
     credentials: RegistryCredentials | None = None
     network: str = "bridge"
+    secrets: Mapping[str, BuildSecret] = field(default_factory=dict)
+    """By id."""
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    """Named contexts: the reference of an image, or "" for a directory."""

@@ -83,6 +83,8 @@ class Mount(Struct, frozen=True):
     subpath: str = ""
     volume_labels: Mapping[str, str] = field(default_factory=dict)
     volume_options: Mapping[str, str] = field(default_factory=dict)
+    owner: tuple[int, int] | None = None
+    """SECRET: user and group in the container; None: the container's own user."""
     content_digest: str = ""
     """CONTENT: digest of a tree of the client's files. SECRET: the handle of a secret."""
 

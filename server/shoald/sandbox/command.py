@@ -11,8 +11,9 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import AlreadyExists, PermissionDenied
+from shoal.errors import AlreadyExists, FailedPrecondition, PermissionDenied
 from shoal.pki import KeyPair, Role, create_ca, issue_host, issue_user
+from shoald import lock
 from shoald.host.process import use_pidfd_watcher
 from shoald.sandbox import enrol, processes, state
 from shoald.sandbox.plan import PARENT, PlannedHost, base_config, check_request, plan, preferred_ports
@@ -21,6 +22,7 @@ from shoald.sandbox.state import Sandbox
 from shoald.sandbox.teardown import take_down
 
 _LOOK_AGAIN_S = 0.5
+_ADMIN_FILES = {"ca": "ca.pem", "cert": "admin.pem", "key": "admin-key.pem"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,13 +51,11 @@ async def _up(arguments: argparse.Namespace, directory: Path) -> int:
     stopping = _stop_requests()
     client_config = (arguments.config or enrol.client_config(os.environ)).absolute()
     with state.exclusive(directory):
-        if state.load(directory) is not None:
-            raise AlreadyExists(
-                f"there is a sandbox in {directory} already",
-                reason="SANDBOX_EXISTS",
-                hint=f"take it down: shoald sandbox --down --dir {directory}",
-            )
-        work = asyncio.ensure_future(_make(directory, arguments.group, arguments.hosts, client_config))
+        existing = state.load(directory)
+        if existing is not None:
+            work = asyncio.ensure_future(_start_again(directory, existing))
+        else:
+            work = asyncio.ensure_future(_make(directory, arguments.group, arguments.hosts, client_config))
         try:
             waited: list[asyncio.Future[Any]] = [work, stopping]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -63,11 +63,14 @@ async def _up(arguments: argparse.Namespace, directory: Path) -> int:
                 work.cancel()
             daemons = await work
         except BaseException:
-            await asyncio.shield(take_down(directory))
+            if existing is None:  # else there may be containers in it
+                await asyncio.shield(take_down(directory))
             if stopping.done():
                 return 130
             raise
-    _explain(arguments, directory, client_config, [daemon.host for daemon in daemons])
+    made = state.load(directory)
+    if made is not None:
+        _explain(arguments, directory, made, state.hosts(directory, made))
     if arguments.detach:
         for daemon in daemons:
             daemon.close()
@@ -91,6 +94,31 @@ async def _make(directory: Path, group: str, count: int, client_config: Path) ->
     daemons = [await processes.start(host) for host in hosts]
     await _all([processes.wait_ready(daemon, admin) for daemon in daemons])
     enrol.enrol(client_config, group, directory, hosts)
+    return daemons
+
+
+async def _start_again(directory: Path, sandbox: Sandbox) -> list[StartedDaemon]:
+    """Start the daemons of a sandbox that do not run: they find their containers. Raises AlreadyExists if all run."""
+    hosts = state.hosts(directory, sandbox)
+    down = [host for host in hosts if lock.holder(host.config.run_dir) is None]
+    if hosts and not down:
+        raise AlreadyExists(
+            f"there is a sandbox in {directory} already, and its daemons run",
+            reason="SANDBOX_EXISTS",
+            hint=f"take it down: shoald sandbox --down --dir {directory}",
+        )
+    if len(hosts) < len(sandbox.hosts):
+        raise FailedPrecondition(
+            f"the sandbox in {directory} was never complete",
+            reason="SANDBOX_INCOMPLETE",
+            hint=f"take it down: shoald sandbox --down --dir {directory}",
+        )
+    pki = directory / "pki"
+    admin = {name: (pki / file).read_bytes() for name, file in _ADMIN_FILES.items()}
+    daemons = [await processes.start(host) for host in down]
+    await _all([processes.wait_ready(daemon, admin) for daemon in daemons])
+    enrol.enrol(Path(sandbox.client_config), sandbox.group, directory, hosts)
+    print(f"the sandbox in {directory} is there already; started again: {', '.join(host.name for host in down)}")
     return daemons
 
 
@@ -171,7 +199,8 @@ async def _until_stopped(stopping: asyncio.Future[None], daemons: Sequence[Start
         daemon.close()
 
 
-def _explain(arguments: argparse.Namespace, directory: Path, client_config: Path, hosts: Sequence[PlannedHost]) -> None:
+def _explain(arguments: argparse.Namespace, directory: Path, made: Sandbox, hosts: Sequence[PlannedHost]) -> None:
+    client_config, group = Path(made.client_config), made.group
     usual = client_config == enrol.client_config(os.environ)
     shoal = "shoal" if usual else f"SHOAL_CONFIG={client_config} shoal"
     for host in hosts:
@@ -179,10 +208,10 @@ def _explain(arguments: argparse.Namespace, directory: Path, client_config: Path
         print(
             f"{host.name}: {host.config.listen[0]}, publishes ports on {network.publish_address}, log {host.log_file}"
         )
-    print(f"they are the group {arguments.group!r} in {client_config}. Try:")
-    print(f"  {shoal} info -g {arguments.group}")
-    print(f"  {shoal} run -g {arguments.group} -d --name hello busybox sleep 600")
-    print(f"  {shoal} ps -g {arguments.group}")
+    print(f"they are the group {group!r} in {client_config}. Try:")
+    print(f"  {shoal} info -g {group}")
+    print(f"  {shoal} run -g {group} -d --name hello busybox sleep 600")
+    print(f"  {shoal} ps -g {group}")
     if arguments.detach:
         print(f"take it down with: shoald sandbox --down --dir {directory}", flush=True)
     else:

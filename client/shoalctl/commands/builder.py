@@ -1,0 +1,128 @@
+"""`shoal builder du|prune`: what the builders of the hosts keep."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.flags.fault import UsageFault
+from shoalctl.invocation import Invocation
+from shoalctl.render.listing import Column, Listing
+
+app = verb_app("Manage what builds keep.")
+
+Texts = list[str] | None
+COLUMNS = (
+    Column("ID", "ID"),
+    Column("KIND", "Kind"),
+    Column("RECLAIMABLE", "Reclaimable"),
+    Column("SIZE", "Size"),
+    Column("LAST USED", "LastUsed"),
+    Column("DESCRIPTION", "Description"),
+)
+
+
+@app.command("du", cls=HostCommand)
+def usage(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids.")] = False,
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json, or a template.")] = "",
+) -> None:
+    """List what the builder keeps, the least recently used first. What an image shares is not reclaimable."""
+    invocation: Invocation = ctx.obj
+    listing = Listing(COLUMNS, "ID", format_, quiet, several=len(invocation.selected()) > 1)
+    listing.check()
+    execute(_usage(invocation, listing))
+
+
+@app.command("prune", cls=HostCommand)
+def prune(
+    ctx: typer.Context,
+    everything: Annotated[bool, typer.Option("-a", help="Also what images share.")] = False,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Do not ask.")] = False,
+    filter_: Annotated[
+        Texts, typer.Option("--filter", metavar="until=TIME", help="Unused since 24h or a date.")
+    ] = None,
+    keep_storage: Annotated[
+        str, typer.Option("--keep-storage", metavar="SIZE", help="Leave the most recently used of this size.")
+    ] = "",
+) -> None:
+    """Delete results of build steps and cache mounts that no image and no running build needs."""
+    from shoalctl.flags.filters import parse_filters
+    from shoalctl.flags.sizes import parse_size
+    from shoalctl.flags.times import parse_time
+
+    wanted = parse_filters(filter_ or (), ("until",))["until"]
+    if len(wanted) > 1:
+        raise UsageFault("until goes only once")
+    until = parse_time(wanted[0], datetime.now(UTC)) if wanted else None
+    keep = parse_size(keep_storage) if keep_storage else 0
+    if not force:
+        _ask()
+    execute(_prune(ctx.obj, everything=everything, until=until, keep=keep))
+
+
+def _ask() -> None:
+    from shoalctl.render.terminal import input_is_terminal
+
+    if not input_is_terminal():
+        raise UsageFault("this removes the build cache", hint="say so with --force")
+    typer.confirm("This removes the build cache. Go on?", abort=True, err=True)
+
+
+async def _usage(invocation: Invocation, listing: Listing) -> int:
+    from shoal.v1 import image_pb2
+    from shoalctl.commands.outcome import collected, presented
+    from shoalctl.fleet.buildcache import list_build_cache
+    from shoalctl.render.human import ago, size
+
+    async with invocation.fleet() as fleet:
+        results = await collected(fleet.each(list_build_cache), fleet.names)
+    kinds = {image_pb2.BuildCacheRecord.KIND_LAYER: "layer", image_pb2.BuildCacheRecord.KIND_MOUNT: "mount"}
+    now = datetime.now(UTC)
+    return presented(
+        listing,
+        results,
+        lambda host, items: [
+            {
+                "Host": host,
+                "ID": item.id if listing.format == "json" else item.id[:12],
+                "Kind": kinds.get(item.kind, ""),
+                "Reclaimable": not item.shared and not item.in_use,
+                "Size": size(item.size_bytes),
+                "SizeBytes": item.size_bytes,
+                "LastUsed": ago(item.last_used_at.ToDatetime(UTC), now),
+                "CreatedAt": item.created_at.ToDatetime(UTC).isoformat(),
+                "UsageCount": item.use_count,
+                "InUse": item.in_use,
+                "Shared": item.shared,
+                "Description": " ".join(item.description.split()),
+            }
+            for item in items
+        ],
+    )
+
+
+async def _prune(invocation: Invocation, *, everything: bool, until: datetime | None, keep: int) -> int:
+    from shoalctl.commands.outcome import collected, report
+    from shoalctl.fleet.buildcache import prune_build_cache
+    from shoalctl.render.human import size
+    from shoalctl.render.marks import MarkedLines
+
+    async with invocation.fleet() as fleet:
+        results = await collected(
+            fleet.each(lambda host: prune_build_cache(host, everything=everything, until=until, keep_bytes=keep)),
+            fleet.names,
+        )
+        marks = MarkedLines(fleet.names)
+    for result in results:
+        if result.ok:
+            answer = result.get()
+            for each in answer.ids:
+                marks.line(result.host, each)
+            marks.line(result.host, f"Total reclaimed space: {size(answer.freed_bytes)}")
+    marks.close()
+    return report(results)

@@ -1,0 +1,192 @@
+"""What a build gets beside its context: secrets, named contexts, writable mounts; and where its result can go."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Fleet
+
+SECRET = "s3cr3t-of-the-build"
+
+
+def build(host: Fleet, directory: Path, text: str, *flags: str, code: int = 0) -> str:
+    """Build `text` as the image `it`; all that was printed."""
+    directory.mkdir(exist_ok=True, parents=True)
+    (directory / "Dockerfile").write_text(text)
+    done = host.shoal("build", "-t", "it", *flags, directory, code=code)
+    return done.stdout + done.stderr
+
+
+def run(host: Fleet, *command: str) -> str:
+    return host.shoal("run", "--rm", "it", *command).stdout
+
+
+def test_secrets_come_as_files_and_variables_and_stay_nowhere(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    (tmp_path / "value").write_text(SECRET)
+    text = f"""FROM {busybox}
+RUN --mount=type=secret,id=token cat /run/secrets/token | md5sum > /sum; stat -c '%a %u:%g' /run/secrets/token > /mode
+RUN --mount=type=secret,id=token,target=/deep/er/file,uid=7,gid=8,mode=0440 stat -c '%a %u:%g' /deep/er/file > /mode2
+RUN --mount=type=secret,id=token,env=TOKEN test ! -e /run/secrets/token && echo $TOKEN | md5sum > /sum2
+RUN --mount=type=secret,id=missing ls /run/secrets/missing || echo none > /none
+USER 1000:1000
+RUN --mount=type=secret,id=token cat /run/secrets/token || echo refused
+"""
+    flags = ("--secret", f"id=token,src={tmp_path / 'value'}")
+    said = build(host, tmp_path / "c", text, *flags)
+    assert "refused" in said
+    assert run(host, "cat", "/mode", "/mode2", "/none") == "400 0:0\n440 7:8\nnone\n"
+    assert run(host, "ls", "/run") == run(host, "sh", "-c", "ls /run | grep -v secrets")
+    assert "/deep" not in run(host, "find", "/", "-xdev", "-name", "deep")
+    # Another value is no other step; and the daemon's files hold it nowhere.
+    os.environ["TOKEN_OF_TEST"] = SECRET + "-2"
+    try:
+        again = build(host, tmp_path / "c", text, "--secret", "id=token,env=TOKEN_OF_TEST")
+    finally:
+        del os.environ["TOKEN_OF_TEST"]
+    assert again.count("CACHED") >= 5
+    found = subprocess.run(["grep", "-rlF", SECRET, str(host.first.root)], capture_output=True, text=True)
+    assert found.stdout == ""
+    assert SECRET not in host.first.log()
+    assert SECRET not in json.dumps(host.json("inspect", "it"))
+
+
+def test_a_required_secret_that_is_missing_and_bad_flags(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = f"FROM {busybox}\nRUN --mount=type=secret,id=token,required=true true\n"
+    said = build(host, tmp_path, text, code=1)
+    assert "secret token: not found" in said
+    assert "--secret id=token" in said
+    assert "Dockerfile:2" in said
+    for flags, word in (
+        (("--secret", "src=x"), "id=NAME is missing"),
+        (("--secret", "id=a,src=/does/not/exist"), "can't read"),
+        (("--build-context", "x"), "NAME=DIRECTORY"),
+        (("--build-context", "x=/does/not/exist"), "not a directory"),
+        (("--build-context", "x=docker-image://UPPER"), "invalid"),
+        (("-o", "type=oci,dest=x"), "there is no type"),
+        (("-o", "type=local"), "dest=PATH"),
+    ):
+        assert word in build(host, tmp_path, text, *flags, code=2)
+
+
+def test_a_writable_bind_is_thrown_away(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/f").write_text("as it was\n")
+    text = f"""FROM {busybox} AS made
+RUN mkdir /d && echo stage > /d/f
+FROM {busybox}
+RUN --mount=type=bind,source=src,target=/m,rw echo x > /m/f && echo y > /m/new && cat /m/f > /a
+RUN --mount=type=bind,from=made,source=/d,target=/m,rw echo z >> /m/f && cat /m/f > /b
+RUN --mount=type=bind,source=src,target=/m ls /m > /c && cat /m/f >> /c
+RUN --mount=type=bind,source=src,target=/m touch /m/x || echo read-only > /d
+"""
+    build(host, tmp_path, text)
+    assert run(host, "cat", "/a", "/b", "/c", "/d") == "x\nstage\nz\nf\nas it was\nread-only\n"
+
+
+def test_a_cache_from_a_stage(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = f"""FROM {busybox} AS made
+RUN mkdir /d && echo first > /d/f
+FROM {busybox}
+RUN --mount=type=cache,from=made,source=/d,target=/m cat /m/f > /a && echo more >> /m/f
+RUN --mount=type=cache,from=made,source=/d,target=/m cat /m/f > /b
+"""
+    build(host, tmp_path, text)
+    assert run(host, "cat", "/a", "/b") == "first\nfirst\nmore\n"
+
+
+def test_named_contexts(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub/f").write_text(f"{name}\n")
+        (tmp_path / name / "ignored").touch()
+        (tmp_path / name / ".dockerignore").write_text("ignored\n")
+    text = """FROM base AS start
+RUN --mount=type=bind,from=one,target=/m cat /m/sub/f > /bound
+FROM two AS files
+FROM replaced AS replaced
+RUN echo never runs; false
+FROM start
+COPY --from=one sub/f /copied
+COPY --from=two / /all/
+COPY --from=files /sub/f /from-stage
+COPY --from=replaced /bin/busybox /bb
+"""
+    flags = ["--build-context", f"base=docker-image://{busybox}"]
+    flags += ["--build-context", f"one={tmp_path / 'one'}", "--build-context", f"TWO={tmp_path / 'two'}"]
+    flags += ["--build-context", f"replaced=docker-image://{busybox}"]
+    build(host, tmp_path / "c", text, *flags)
+    assert run(host, "cat", "/bound", "/copied", "/from-stage", "/all/sub/f") == "one\none\ntwo\ntwo\n"
+    assert "ignored" not in run(host, "find", "/all").split("/")
+    assert build(host, tmp_path / "c", text, *flags).count("CACHED") >= 5
+    (tmp_path / "one/sub/f").write_text("changed\n")
+    build(host, tmp_path / "c", text, *flags)
+    assert run(host, "cat", "/bound", "/copied") == "changed\nchanged\n"
+    # A stage that is a directory is an image of its own.
+    build(host, tmp_path / "c", "FROM two\nLABEL a=b\n", *flags)
+    assert len(host.json("inspect", "it")[0]["RootFS"]["Layers"]) == 1
+
+
+@pytest.mark.parametrize("flags", [("-o", "{out}"), ("--output", "type=local,dest={out}")])
+def test_output_to_a_directory(host: Fleet, busybox: str, tmp_path: Path, flags: tuple[str, str]) -> None:
+    out = tmp_path / "out"
+    text = f"FROM {busybox} AS b\nRUN echo hi > /f && chmod 640 /f\nFROM scratch\nCOPY --from=b /f /bin/busybox /d/\n"
+    build(host, tmp_path / "c", text, flags[0], flags[1].format(out=out))
+    assert (out / "d/f").read_text() == "hi\n"
+    assert (out / "d/f").stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in (out / "d").iterdir()) == ["busybox", "f"]
+    assert host.shoal("ps", "-aq").stdout == ""
+
+
+def test_output_as_a_tar_and_to_a_registry(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = f"FROM {busybox}\nRUN echo hi > /f\n"
+    build(host, tmp_path / "c", text, "-o", f"type=tar,dest={tmp_path / 'it.tar'}")
+    with tarfile.open(tmp_path / "it.tar") as archive:
+        assert any(name.removeprefix("./") == "f" for name in archive.getnames())
+    done = subprocess.run(
+        host.command("build", "-q", "-o", "-", str(tmp_path / "c")), capture_output=True, env=host.environment()
+    )
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert any(name.removeprefix("./") == "f" for name in archive.getnames())
+    name = f"{busybox.split('/')[0]}/pushed:1"
+    build(host, tmp_path / "c", text, "-o", f"type=image,name={name},push=true")
+    host.shoal("rmi", name)
+    host.shoal("pull", name)
+    assert host.shoal("run", "--rm", name, "cat", "/f").stdout == "hi\n"
+
+
+def test_the_cache_is_listed_and_pruned(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    host.shoal("builder", "prune", "-af")
+    text = f"""FROM {busybox} AS other
+RUN head -c 3000000 /dev/urandom > /big
+FROM {busybox}
+COPY --from=other /big /copy
+RUN --mount=type=cache,id=of-test,target=/c head -c 2000000 /dev/urandom > /c/f
+"""
+    build(host, tmp_path / "c", text)
+    rows = host.json("builder", "du", "--format", "json")
+    kinds = {row["Description"]: (row["Kind"], row["Shared"]) for row in rows}
+    assert kinds["cache mount of-test"] == ("mount", False)
+    assert kinds["RUN head -c 3000000 /dev/urandom > /big"] == ("layer", False)
+    assert kinds["COPY --from=other /big /copy"] == ("layer", True)
+    assert "RECLAIMABLE" in host.shoal("builder", "du").stdout
+    host.shoal("builder", "prune", "-f", "--filter", "until=1h")
+    assert len(host.json("builder", "du", "--format", "json")) == len(rows)
+    host.shoal("builder", "prune", "-f", "--keep-storage", "1g")
+    assert len(host.json("builder", "du", "--format", "json")) == len(rows)
+    assert "the build cache" in host.shoal("builder", "prune", code=2).stderr
+    said = host.shoal("builder", "prune", "-f").stdout
+    assert "Total reclaimed space: 5" in said
+    left = host.json("builder", "du", "--format", "json")
+    assert left and all(row["Shared"] for row in left)
+    host.shoal("builder", "prune", "-af")
+    assert host.json("builder", "du", "--format", "json") == []
+    assert run(host, "stat", "-c", "%s", "/copy") == "3000000\n"
+    build(host, tmp_path / "c", text)
