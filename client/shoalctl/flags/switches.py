@@ -29,15 +29,13 @@ def with_plain_switches(arguments: Sequence[str], options: Mapping[str, Option],
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if word == "--" or (not word.startswith("-") and not interspersed):
+        if word == "--" or (not interspersed and (word == "-" or not word.startswith("-"))):
             return [*out, word, *rest]
         name, assigned, value = word.partition("=")
         option = options.get(name)
         if option is None or not word.startswith("--") or (assigned and option.takes_value):
             out.append(word)
-            # A cluster of short options ends with the one that takes the next word.
-            last = options.get(f"-{word[-1]}") if _is_short(word) else option
-            if last is not None and last.takes_value and not assigned and rest:
+            if rest and _takes_next(word, options):
                 out.append(rest.pop(0))
         elif not assigned:
             out.append(word)
@@ -52,5 +50,17 @@ def with_plain_switches(arguments: Sequence[str], options: Mapping[str, Option],
     return out
 
 
-def _is_short(word: str) -> bool:
-    return len(word) > 1 and word[0] == "-" and word[1] != "-"
+def _takes_next(word: str, options: Mapping[str, Option]) -> bool:
+    """Whether a cluster of short options (`-it`, `-m512m`) ends with one whose value is the next word.
+
+    The first letter that takes a value owns the rest of the word.
+    """
+    if word.startswith("--"):
+        return False
+    for at, letter in enumerate(word[1:], 2):
+        option = options.get(f"-{letter}")
+        if option is None:
+            return False
+        if option.takes_value:
+            return at == len(word)
+    return False
