@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from shoal.errors import NotFound
 from shoalctl.commands.container_rows import HEALTH, STATES
 from shoalctl.flags.fault import UsageFault
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
+    from shoalctl.fleet.host import HostClient
 
 
 def list_request(
@@ -32,8 +31,7 @@ def list_request(
         if len(wanted[name]) > 1:
             raise UsageFault(f"{name} goes only once")
     request = container_pb2.ContainerServiceListRequest(
-        # The containers before or since one are found beside that one, which may be of any state.
-        all=everything or bool(wanted["status"] or wanted["exited"] or wanted["before"] or wanted["since"]),
+        all=everything or bool(wanted["status"] or wanted["exited"]),
         states=[STATES.index(state) for state in wanted["status"]],  # type: ignore[misc]
         name=wanted["name"][0] if len(wanted["name"]) == 1 else "",
         image=wanted["ancestor"][0] if len(wanted["ancestor"]) == 1 else "",
@@ -53,31 +51,26 @@ def _health(words: list[str]) -> int:
     return HEALTH.index(words[0]) if len(words) == 1 else 0
 
 
-def filtered(
-    items: Sequence[container_pb2.Container], wanted: dict[str, list[str]], *, everything: bool
+async def filtered(
+    host: HostClient, request: container_pb2.ContainerServiceListRequest, wanted: dict[str, list[str]]
 ) -> list[container_pb2.Container]:
-    """Those that pass the filters that the request can't carry. Raises NotFound for one that before= or since= name."""
-    found = [item for item in items if matches(item, wanted)]
-    for name in ("before", "since"):
-        for reference in wanted[name]:
-            begin = _named(items, reference).created_at.ToNanoseconds()
-            older = name == "before"
-            found = [item for item in found if _is_on_side(item, begin, older=older)]
-    if (wanted["before"] or wanted["since"]) and not (everything or wanted["status"] or wanted["exited"]):
-        found = [item for item in found if STATES[item.state] in ("running", "paused", "restarting")]
-    return found
+    """The host's containers that pass the request and the filters that it can't carry.
+
+    Raises NotFound where the host lacks the container that before= or since= names.
+    """
+    # Asked for by themselves: the list has only what passes the other filters.
+    before = [await _made_at(host, reference) for reference in wanted["before"]]
+    since = [await _made_at(host, reference) for reference in wanted["since"]]
+
+    def passes(item: container_pb2.Container) -> bool:
+        made = item.created_at.ToNanoseconds()
+        return all(made < limit for limit in before) and all(made > limit for limit in since) and matches(item, wanted)
+
+    return [item for item in await host.containers(request) if passes(item)]
 
 
-def _is_on_side(item: container_pb2.Container, begin: int, *, older: bool) -> bool:
-    made = item.created_at.ToNanoseconds()
-    return made < begin if older else made > begin
-
-
-def _named(items: Sequence[container_pb2.Container], reference: str) -> container_pb2.Container:
-    for item in items:
-        if reference == item.name or item.id.startswith(reference):
-            return item
-    raise NotFound(f"no such container: {reference}", reason="CONTAINER_NOT_FOUND", hint="shoal ps -a")
+async def _made_at(host: HostClient, reference: str) -> int:
+    return (await host.inspect_container(reference)).container.created_at.ToNanoseconds()
 
 
 def _publishes(item: container_pb2.Container, text: str) -> bool:

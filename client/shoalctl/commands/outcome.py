@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from shoal.errors import ShoalError
 from shoalctl import exits
+from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.result import HostResult
 from shoalctl.render.errors import show_error
 from shoalctl.render.listing import Listing
@@ -35,13 +36,18 @@ def presented(
 ) -> int:
     """Show the rows of the hosts that answered and the errors of the others; the exit code for all of them.
 
-    With `--format json` an error is a row too, with Host, Error and Reason, for programs.
+    With `--format json` an error is a row too, with Host, Error and Reason, for programs. Raises UsageFault for a field
+    of the format that no row has, after the errors are shown.
     """
     shown = [row for result in results if result.ok for row in rows(result.host, result.get())]
     if listing.format == "json" and not listing.quiet:
         shown += [error_row(result.host, result.error) for result in results if result.error is not None]
     if shown or any(result.ok for result in results):
-        listing.show(shown)
+        try:
+            listing.show(shown)
+        except UsageFault:
+            report(results)
+            raise
     return report(results)
 
 

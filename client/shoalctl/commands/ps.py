@@ -80,10 +80,10 @@ async def _ps(
 
         request = list_request(wanted, everything=everything, limit=limit)
         request.sizes = sizes
-        results = await collected(fleet.containers(request), fleet.names)
+        results = await collected(fleet.each(lambda host: filtered(host, request, wanted)), fleet.names)
     now = datetime.now(UTC)
 
     def rows(host: str, items: list[container_pb2.Container]) -> list[dict[str, Any]]:
-        return [container_row(host, item, now, full=full) for item in filtered(items, wanted, everything=everything)]
+        return [container_row(host, item, now, full=full) for item in items]
 
     return presented(listing, results, rows)

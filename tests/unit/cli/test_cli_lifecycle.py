@@ -149,6 +149,26 @@ def test_filters_of_ps(shoal: Shoal, h1: FakeDaemon) -> None:
     assert shoal("ps", "-f", "before=none")[0] == 1
 
 
+def test_before_one_that_a_host_lacks(shoal: Shoal, h1: FakeDaemon, h2: FakeDaemon) -> None:
+    h1.containers += [
+        container("api", "c", created_at={"seconds": 1_700_000_100}),
+        container("web", "b", created_at={"seconds": 1_700_000_200}),
+    ]
+    h2.containers.append(container("api", "d"))
+    code, out, err = shoal("ps", "-g", "both", "-f", "before=web", "-f", "name=api", "--format", "{{.Host}} {{.Names}}")
+    assert (code, out) == (3, "h1 api\n")
+    assert "shoal: h2: no container 'web'" in err
+    assert h1.requests("List")[-1].name == "api"
+
+
+def test_a_wrong_format_hides_no_error_of_a_host(shoal: Shoal, h1: FakeDaemon) -> None:
+    h1.containers.append(container("web"))
+    code, _, err = shoal("ps", "-g", "half", "--format", "{{.Nope}}")
+    assert code == 2
+    assert "shoal: dead:" in err
+    assert "unknown field '.Nope'" in err
+
+
 def test_wait_for_health(shoal: Shoal, h1: FakeDaemon) -> None:
     h1.containers.append(container("web"))
     assert shoal("wait", "--condition", "healthy", "web")[:2] == (0, "0\n")
