@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,16 @@ _NONE = "<none>"
 
 
 def image_rows(
-    host: str, item: image_pb2.Image, now: datetime, *, reference: str = "", full: bool = False, once: bool = False
+    host: str,
+    item: image_pb2.Image,
+    now: datetime,
+    *,
+    references: Sequence[str] = (),
+    full: bool = False,
+    once: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for each tag of the image that suits `reference`; `once`: at most one."""
-    names = [name for name in map(_split, item.tags) if not reference or _suits(name, reference)]
+    """A row for each tag of the image that suits one of `references`, or for each tag; `once`: at most one."""
+    names = _names(item, references)
     digest = item.manifest_digest or next((d.partition("@")[2] for d in item.repo_digests), "")
     created = moment(item.created_at)
     untagged = (next((_split(d)[0] for d in item.repo_digests), _NONE), _NONE)
@@ -44,6 +51,13 @@ def image_rows(
     return rows[:1] if once else rows
 
 
+def selects(item: image_pb2.Image, references: Sequence[str], dangling: bool | None) -> bool:
+    """Whether the image has a name that suits one of `references`, where there are some, and is `dangling` or not."""
+    if dangling is not None and dangling == bool(item.tags):
+        return False
+    return not references or bool(_names(item, references))
+
+
 def familiar(name: str) -> str:
     """A canonical name as people write it; anything else as it is."""
     try:
@@ -58,6 +72,11 @@ def _split(name: str) -> tuple[str, str]:
     except InvalidArgument:
         return name, _NONE
     return reference.familiar_name, reference.tag or _NONE
+
+
+def _names(item: image_pb2.Image, references: Sequence[str]) -> list[tuple[str, str]]:
+    names = map(_split, item.tags)
+    return [name for name in names if not references or any(_suits(name, reference) for reference in references)]
 
 
 def _suits(name: tuple[str, str], wanted: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
-from shoalctl.flags.filters import parse_filters
+from shoalctl.flags.filters import boolean_filter, parse_filters
 from shoalctl.flags.images import checked_reference
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
@@ -44,21 +44,25 @@ def images(
     """List images, newest first."""
     invocation: Invocation = ctx.obj
     wanted = parse_filters(filters or (), FILTERS)
-    wanted["reference"] += [checked_reference(repository)] if repository else []
+    dangling = boolean_filter(wanted, "dangling")
+    wanted["reference"] = [checked_reference(name) for name in (*wanted["reference"], *filter(None, [repository]))]
     columns = (*COLUMNS[:2], DIGESTS, *COLUMNS[2:]) if digests else COLUMNS
     listing = Listing(columns, "ID", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
-    execute(_images(invocation, wanted, listing, full=no_trunc or format_ == "json"))
+    execute(_images(invocation, wanted, listing, dangling=dangling, full=no_trunc or format_ == "json"))
 
 
-async def _images(invocation: Invocation, wanted: dict[str, list[str]], listing: Listing, *, full: bool) -> int:
+async def _images(
+    invocation: Invocation, wanted: dict[str, list[str]], listing: Listing, *, dangling: bool | None, full: bool
+) -> int:
     from shoal.v1 import image_pb2
-    from shoalctl.commands.image_rows import image_rows
+    from shoalctl.commands.image_rows import image_rows, selects
     from shoalctl.commands.outcome import collected, presented
 
+    references = wanted["reference"]
+    # The request takes one reference, and only a dangling that is true; the rest is chosen here.
     request = image_pb2.ImageServiceListRequest(
-        reference=wanted["reference"][-1] if wanted["reference"] else "",
-        dangling=wanted["dangling"][-1:] == ["true"],
+        reference=references[0] if len(references) == 1 else "", dangling=dangling is True
     )
     for label in wanted["label"]:
         key, _, value = label.partition("=")
@@ -72,6 +76,7 @@ async def _images(invocation: Invocation, wanted: dict[str, list[str]], listing:
         lambda host, items: [
             row
             for item in items
-            for row in image_rows(host, item, now, reference=request.reference, full=full, once=listing.quiet)
+            if selects(item, references, dangling)
+            for row in image_rows(host, item, now, references=references, full=full, once=listing.quiet)
         ],
     )

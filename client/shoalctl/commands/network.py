@@ -109,7 +109,7 @@ def prune(
     if not force:
         if not input_is_terminal():
             raise UsageFault("this removes all networks that no container names", hint="say so with --force")
-        typer.confirm("This removes all networks that no container names. Continue?", abort=True)
+        typer.confirm("This removes all networks that no container names. Continue?", abort=True, err=True)
     execute(_prune(ctx.obj, labels))
 
 

@@ -46,15 +46,13 @@ def list_volumes(
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json, or a template.")] = "",
 ) -> None:
     """List volumes by name."""
-    from shoalctl.flags.filters import parse_filters
+    from shoalctl.flags.filters import boolean_filter, parse_filters
 
     invocation: Invocation = ctx.obj
     listing = Listing(COLUMNS, "Name", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
     filters = parse_filters(filter_ or (), FILTERS)
-    if any(value not in ("true", "1", "false", "0") for value in filters["dangling"]):
-        raise UsageFault("the filter dangling is true or false")
-    execute(_list(invocation, listing, filters))
+    execute(_list(invocation, listing, filters, boolean_filter(filters, "dangling")))
 
 
 @app.command("inspect", cls=HostCommand)
@@ -142,7 +140,7 @@ def _ask(what: str) -> None:
 
     if not input_is_terminal():
         raise UsageFault(f"this removes {what} that no container names", hint="say so with --force")
-    typer.confirm(f"This removes {what} that no container names. Continue?", abort=True)
+    typer.confirm(f"This removes {what} that no container names. Continue?", abort=True, err=True)
 
 
 async def _create(invocation: Invocation, name: str, labels: dict[str, str], options: dict[str, str]) -> int:
@@ -156,18 +154,19 @@ async def _create(invocation: Invocation, name: str, labels: dict[str, str], opt
     return await batch(invocation, [name], work)
 
 
-async def _list(invocation: Invocation, listing: Listing, filters: dict[str, list[str]]) -> int:
+async def _list(invocation: Invocation, listing: Listing, filters: dict[str, list[str]], dangling: bool | None) -> int:
     from shoal.v1 import volume_pb2
     from shoalctl.commands.container_rows import label_text, moment
     from shoalctl.commands.outcome import collected, presented
-    from shoalctl.fleet.volumes import list_volumes
+    from shoalctl.fleet.volumes import list_used_volumes, list_volumes
 
-    request = volume_pb2.VolumeServiceListRequest(dangling=bool({"true", "1"} & set(filters["dangling"])))
+    list_some = list_used_volumes if dangling is False else list_volumes
+    request = volume_pb2.VolumeServiceListRequest(dangling=dangling is True)
     for text in filters["label"]:
         key, _, value = text.partition("=")
         request.labels.add(key=key, value=value)
     async with invocation.fleet() as fleet:
-        results = await collected(fleet.each(lambda host: list_volumes(host, request)), fleet.names)
+        results = await collected(fleet.each(lambda host: list_some(host, request)), fleet.names)
     only_local = all(driver == "local" for driver in filters["driver"])
     return presented(
         listing,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from shoalctl.flags.fault import UsageFault
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def parse_filters(entries: Iterable[str], known: Collection[str]) -> dict[str, list[str]]:
@@ -19,3 +21,11 @@ def parse_filters(entries: Iterable[str], known: Collection[str]) -> dict[str, l
             raise UsageFault(f"unknown filter {key!r}", hint=f"there are {', '.join(sorted(known))}")
         found[key].append(value.strip())
     return found
+
+
+def boolean_filter(wanted: Mapping[str, Sequence[str]], key: str) -> bool | None:
+    """The value of a filter that is true or false; None where it is not given. Raises UsageFault."""
+    values = {_BOOLEANS.get(text) for text in wanted[key]}
+    if None in values or len(values) > 1:
+        raise UsageFault(f"the filter {key} is true or false", hint=f"write {key}=true or {key}=false")
+    return values.pop() if values else None

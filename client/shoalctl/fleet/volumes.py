@@ -34,6 +34,15 @@ async def list_volumes(
             await host.link.reconnect()
 
 
+async def list_used_volumes(host: HostClient, request: volume_pb2.VolumeServiceListRequest) -> list[volume_pb2.Volume]:
+    """By name, those that a container names: all but the dangling ones, as the request knows only these."""
+    from shoal.v1 import volume_pb2
+
+    unused = volume_pb2.VolumeServiceListRequest(labels=request.labels, name=request.name, dangling=True)
+    names = {volume.name for volume in await list_volumes(host, unused)}
+    return [volume for volume in await list_volumes(host, request) if volume.name not in names]
+
+
 async def create_volume(
     host: HostClient, name: str, *, labels: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None
 ) -> volume_pb2.Volume:
