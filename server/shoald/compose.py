@@ -162,13 +162,15 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         )
         runner = runtime.exec_runner()
         runner.end_strays()
+        ghosts = Ghosts(root / "tmp" / "ghosts")
+        stack.callback(ghosts.close)
         supervisor = Supervisor(
             md,
             launcher,
             runtime,
             snapshots,
             volumes,
-            Ghosts(root / "tmp" / "ghosts"),
+            ghosts,
             events.publish,
             config.userns,
             specs.admission.check,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -42,15 +41,16 @@ RUN --mount=type=secret,id=token cat /run/secrets/token || echo refused
     said = build(host, tmp_path / "c", text, *flags)
     assert "refused" in said
     assert run(host, "cat", "/mode", "/mode2", "/none") == "400 0:0\n440 7:8\nnone\n"
-    assert run(host, "ls", "/run") == run(host, "sh", "-c", "ls /run | grep -v secrets")
-    assert "/deep" not in run(host, "find", "/", "-xdev", "-name", "deep")
+    assert run(host, "sh", "-c", "ls -d /run/secrets /deep 2>/dev/null || echo none") == "none\n"
     # Another value is no other step; and the daemon's files hold it nowhere.
-    os.environ["TOKEN_OF_TEST"] = SECRET + "-2"
-    try:
-        again = build(host, tmp_path / "c", text, "--secret", "id=token,env=TOKEN_OF_TEST")
-    finally:
-        del os.environ["TOKEN_OF_TEST"]
-    assert again.count("CACHED") >= 5
+    again = subprocess.run(
+        host.command("build", "-t", "it", "--secret", "id=token,env=TOKEN_OF_TEST", str(tmp_path / "c")),
+        capture_output=True,
+        text=True,
+        env={**host.environment(), "TOKEN_OF_TEST": SECRET + "-2"},
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("CACHED") >= 5
     found = subprocess.run(["grep", "-rlF", SECRET, str(host.first.root)], capture_output=True, text=True)
     assert found.stdout == ""
     assert SECRET not in host.first.log()
@@ -185,7 +185,8 @@ RUN --mount=type=cache,id=of-test,target=/c head -c 2000000 /dev/urandom > /c/f
     said = host.shoal("builder", "prune", "-f").stdout
     assert "Total reclaimed space: 5" in said
     left = host.json("builder", "du", "--format", "json")
-    assert left and all(row["Shared"] for row in left)
+    assert left
+    assert all(row["Shared"] for row in left)
     host.shoal("builder", "prune", "-af")
     assert host.json("builder", "du", "--format", "json") == []
     assert run(host, "stat", "-c", "%s", "/copy") == "3000000\n"

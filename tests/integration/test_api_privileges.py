@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ from msgspec.structs import replace
 
 from shoal.pki import Role
 from shoal.v1 import container_pb2 as pb
-from shoal.v1 import file_pb2
+from shoal.v1 import file_pb2, volume_pb2
 from shoal.v1.container_pb2_grpc import ContainerServiceStub
 from shoal.v1.file_pb2_grpc import FileServiceStub
+from shoal.v1.volume_pb2_grpc import VolumeServiceStub
 from shoald.api.server import SERVICES
 from shoald.engine.ports import ContainerDetails
+from shoald.engine.volume_ports import VolumeFilter
+from shoald.model.snapshot import Volume
 from tests.support.api_server import Fleet, credentials, error_info, serving
-from tests.support.fake_engine import CONTAINER, FakeEngine
+from tests.support.fake_engine import CONTAINER, NOW, FakeEngine, FakeVolumes
 
 API = Path(__file__).parents[2] / "server" / "shoald" / "api"
 
@@ -172,6 +175,14 @@ INTO: dict[str, Way] = {
     "stat": lambda channel: ContainerServiceStub(channel).StatPath(
         pb.ContainerServiceStatPathRequest(name="web", path="/")
     ),
+    "export": lambda channel: ContainerServiceStub(channel).Export(pb.ContainerServiceExportRequest(name="web")).read(),
+    "commit": lambda channel: ContainerServiceStub(channel).Commit(pb.ContainerServiceCommitRequest(name="web")),
+    "join of processes": lambda channel: ContainerServiceStub(channel).Run(
+        pb.ContainerServiceRunRequest(spec=pb.ContainerSpec(image="busybox", pid_mode="container:web"))
+    ),
+    "join of memory": lambda channel: ContainerServiceStub(channel).Create(
+        pb.ContainerServiceCreateRequest(spec=pb.ContainerSpec(image="busybox", ipc_mode="container:web"))
+    ),
     "input": lambda channel: _first(ContainerServiceStub(channel).Attach, {"name": "web", "stdin": True}),
     "files": lambda channel: FileServiceStub(channel).Replace(
         file_pb2.FileServiceReplaceRequest(name="web", target="/c", digest="sha256:" + "0" * 64)
@@ -223,3 +234,35 @@ async def test_a_container_of_an_admins_is_entered_only_by_one(
     refused = code is grpc.StatusCode.PERMISSION_DENIED and required == "admin"
     assert refused == (not allowed), (code, required)
     assert allowed or not [name for name, _ in engine.calls if name not in ("inspect_container",)]
+
+
+class HostVolumes(FakeVolumes):
+    """`etc` is a path of the host."""
+
+    def list(self, wanted: VolumeFilter) -> Sequence[Volume]:
+        return [Volume("etc", NOW, options={"type": "none", "o": "bind", "device": "/etc"}), Volume("data", NOW)]
+
+
+class WithHostVolume(FakeEngine):
+    @property
+    def volumes(self) -> FakeVolumes:
+        return HostVolumes(self)
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ADMIN])
+async def test_a_volume_that_is_a_path_of_the_host_is_one(tmp_path: Path, role: Role) -> None:
+    fleet, engine = Fleet.make(tmp_path), WithHostVolume()
+    async with serving(engine, tmp_path, tls=fleet.tls) as running:
+        trust = credentials(fleet.ca.cert_pem, fleet.user("someone", role))
+        async with grpc.aio.secure_channel(running.address, trust) as channel:
+            for name in ("etc", "data"):
+                mount = pb.Mount(kind=pb.Mount.KIND_VOLUME, source=name, target="/x")
+                spec = pb.ContainerSpec(image="busybox", mounts=[mount])
+                volumes = VolumeServiceStub(channel)
+                for call in (
+                    ContainerServiceStub(channel).Run(pb.ContainerServiceRunRequest(spec=spec)),
+                    volumes.Export(volume_pb2.VolumeServiceExportRequest(name=name)).read(),
+                    volumes.Import(iter([volume_pb2.VolumeServiceImportRequest(name=name)])),
+                ):
+                    refusal = await _refusal(call)
+                    assert (refusal is not None) == (name == "etc" and role is Role.OPERATOR), refusal

@@ -25,7 +25,7 @@ def prune(
         typer.Option("--filter", metavar="KEY=VALUE", help="label=KEY[=VALUE], until=24h or a date."),
     ] = None,
 ) -> None:
-    """Remove all containers that do not run, with their anonymous volumes."""
+    """Remove all containers that do not run. Their volumes stay."""
     wanted = parse_filters(filter_ or (), ("label", "until"))
     labels = [(key, value) for key, _, value in (text.partition("=") for text in wanted["label"])]
     if len(wanted["until"]) > 1:

@@ -51,7 +51,8 @@ class CopyMethods(container_pb2_grpc.ContainerServiceServicer):
         return pb.ContainerServiceCopyInResponse()
 
     async def Export(self, request: pb.ContainerServiceExportRequest, context: Context) -> None:  # type: ignore[override]
-        chunks = self._engine.export_container(required("name", request.name))
+        name = await entered(self._engine, required("name", request.name), "files of")
+        chunks = self._engine.export_container(name)
         await send_all(context, chunks, lambda chunk: pb.ContainerServiceExportResponse(chunk=chunk))
 
 

@@ -6,6 +6,7 @@ from shoal.v1 import container_pb2 as pb
 from shoal.v1 import container_pb2_grpc
 from shoald.api.checks import operation_id, required
 from shoald.api.codec_common import seconds_of, timestamp
+from shoald.api.privileges import entered
 from shoald.api.streams import Context, send_all
 from shoald.engine.ports import Engine
 from shoald.model.insight import Change, ChangeKind, StatsSample
@@ -42,7 +43,7 @@ class InsightMethods(container_pb2_grpc.ContainerServiceServicer):
     ) -> pb.ContainerServiceCommitResponse:
         image = await self._engine.insight.commit(
             operation_id(request.request_id),
-            required("name", request.name),
+            await entered(self._engine, required("name", request.name), "files of"),
             request.reference,
             request.author,
             request.message,

@@ -12,6 +12,7 @@ from shoald.api.call import require
 from shoald.api.checks import invalid, required
 from shoald.api.codec_common import labels_of
 from shoald.api.codec_system import volume
+from shoald.api.privileges import volume_checked
 from shoald.api.streams import Context, closing
 from shoald.engine.ports import Engine
 from shoald.engine.volume_ports import VolumeFilter
@@ -55,7 +56,9 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         return pb.VolumeServicePruneResponse(names=names, freed_bytes=freed)
 
     async def Export(self, request: pb.VolumeServiceExportRequest, context: Context) -> None:  # type: ignore[override]
-        async with closing(self._engine.volumes.export(required("name", request.name))) as chunks:
+        async with closing(
+            self._engine.volumes.export(volume_checked(self._engine, required("name", request.name)))
+        ) as chunks:
             async for chunk in chunks:
                 await context.write(pb.VolumeServiceExportResponse(chunk=chunk))
 
@@ -65,7 +68,8 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("message") != "name":
             raise invalid("message", "the first one must be name")
-        await self._engine.volumes.load(required("name", first.name), _chunks(requests, context))
+        name = volume_checked(self._engine, required("name", first.name))
+        await self._engine.volumes.load(name, _chunks(requests, context))
         return pb.VolumeServiceImportResponse()
 
     async def Remove(self, request: pb.VolumeServiceRemoveRequest, context: Context) -> pb.VolumeServiceRemoveResponse:

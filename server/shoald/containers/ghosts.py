@@ -6,6 +6,8 @@ the output. Everything else of such a container is gone.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -15,6 +17,8 @@ from shoald.runtime import logchain
 
 KEEP_S = 300.0
 KEEP_AT_MOST = 256
+KEEP_BYTES = 256 << 20
+"""Of logs; the last one stays whatever its size."""
 
 
 class Ghosts:
@@ -23,6 +27,7 @@ class Ghosts:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._kept: OrderedDict[str, tuple[float, Container]] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for stale in directory.iterdir():
             stale.unlink()
@@ -33,6 +38,21 @@ class Ghosts:
         self._kept[container.id] = (time.monotonic(), container)
         self._kept.move_to_end(container.id)
         self._forget_old()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(KEEP_S + 1, self._timed)
+
+    def _timed(self) -> None:
+        """Logs go in time also where nothing else happens."""
+        self._timer = None
+        self._forget_old()
+        if self._kept:
+            self._timer = asyncio.get_running_loop().call_later(KEEP_S + 1, self._timed)
+
+    def close(self) -> None:
+        """No timer any more; what is kept goes with the next start."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def get(self, id_or_prefix: str) -> Container | None:
         """The record, by full id or a unique prefix of at least 12 digits."""
@@ -55,9 +75,16 @@ class Ghosts:
 
     def _forget_old(self) -> None:
         limit = time.monotonic() - KEEP_S
+        size = self._size()
         while self._kept:
             key, (at, _) = next(iter(self._kept.items()))
-            if at >= limit and len(self._kept) <= KEEP_AT_MOST:
+            large = size > KEEP_BYTES and len(self._kept) > 1
+            if at >= limit and len(self._kept) <= KEEP_AT_MOST and not large:
                 return
             del self._kept[key]
             logchain.remove(self.log_path(key))
+            size = self._size() if large else size
+
+    def _size(self) -> int:
+        """Bytes of all logs here."""
+        return sum(entry.stat().st_size for entry in os.scandir(self._directory))

@@ -21,7 +21,6 @@ from shoald.model.container import Container, ContainerState, Health, HealthChec
 log = structlog.get_logger(__name__)
 
 KEPT = 5
-AT_ONCE = 16
 LEAST_PAUSE_S = 0.01
 Probe = Callable[[Container, HealthCheck], Awaitable[HealthProbe | None]]
 """Runs a check once; None when there was nothing to find out (the container ended or is frozen)."""
@@ -43,7 +42,6 @@ class HealthMonitor:
         self._changed = changed
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[asyncio.Task[None]] = set()
-        self._free = asyncio.Semaphore(AT_ONCE)
 
     def follow(self, container: Container) -> None:
         """It runs (again)."""
@@ -79,8 +77,7 @@ class HealthMonitor:
         while True:
             await asyncio.sleep(pause_s(container, check, health, datetime.now(UTC)))
             try:
-                async with self._free:
-                    probe = await self._probe(container, check)
+                probe = await self._probe(container, check)
                 if probe is None:
                     continue
                 before, health = health, after_probe(container, check, health, probe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 from msgspec.structs import replace
 
-from shoal.errors import NotFound, ShoalError
+from shoal.errors import FailedPrecondition, NotFound, ShoalError
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.health import HealthMonitor, Probe
 from shoald.containers.launcher import Launched, Launcher
@@ -69,7 +70,7 @@ class Lifecycle:
         self._volumes = volumes
         self._publish = publish
         self.health = HealthMonitor(md, probe, self.event, self.watch.changed)
-        self.kept: set[str] = set()
+        self.kept: Counter[str] = Counter()
         """Those that stay for the moment although they are to be removed when they end: somebody restarts them."""
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -216,16 +217,18 @@ class Lifecycle:
             container = self._md.containers.get(container_id)
             if container is None or container.state is not ContainerState.RESTARTING or self._closing.is_set():
                 return
-            container = self._md.containers.update(
-                container_id,
-                restart_count=container.restart_count + 1,
-                log_cursor=self.launcher.log_end(container_id),
-            )
             decision = after_exit(container, _FAILED, 0.0, container.restart_delay_s)
             again = decision.next is Next.RESTART
             try:
+                container = self._md.containers.update(
+                    container_id,
+                    restart_count=container.restart_count + 1,
+                    log_cursor=self.launcher.log_end(container_id),
+                )
+                decision = after_exit(container, _FAILED, 0.0, container.restart_delay_s)
+                again = decision.next is Next.RESTART
                 await self.launch(container, failed=ContainerState.RESTARTING if again else ContainerState.EXITED)
-            except ShoalError as error:
+            except (ShoalError, OSError) as error:
                 log.warning("restart_failed", container=container_id, error=str(error))
                 if again:
                     self.note(container_id, restart_delay_s=decision.delay_s, finished_at=datetime.now(UTC))
@@ -295,8 +298,14 @@ class Lifecycle:
         """Before the row, which alone knows their names."""
         for mount in container.spec.mounts:
             if mount.kind is MountKind.VOLUME and mount.anonymous:
-                with contextlib.suppress(NotFound):
+                try:
                     await self._volumes.remove(mount.source, besides=container.id)
+                except NotFound:
+                    continue
+                except FailedPrecondition as error:
+                    if error.reason != "VOLUME_IN_USE":
+                        raise
+                    log.info("volume_kept", volume=mount.source, container=container.id, reason=error.message)
 
     # --- small things -----------------------------------------------------------------------------------------------
 

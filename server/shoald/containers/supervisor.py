@@ -236,7 +236,7 @@ class Supervisor:
 
     async def restart(self, container_id: str, timeout_s: float | None, signal: str) -> Container:
         """Stop it if it runs, and start it; one with --rm stays. Raises what `stop` and `start` raise."""
-        self._life.kept.add(container_id)
+        self._life.kept[container_id] += 1
         try:
             await self.stop(container_id, timeout_s, signal)
             container = await self.start(container_id)
@@ -246,7 +246,9 @@ class Supervisor:
                 await self.remove(container_id, force=False, volumes=True)
             raise
         finally:
-            self._life.kept.discard(container_id)
+            self._life.kept[container_id] -= 1
+            if not self._life.kept[container_id]:
+                del self._life.kept[container_id]
         self._life.event(container, "restart")
         return container
 
@@ -318,9 +320,16 @@ class Supervisor:
             await event.wait()
 
     async def kill(self, container_id: str, signal: str) -> None:
-        """Signal the first process. Raises FailedPrecondition (NOT_RUNNING)."""
+        """Signal the first process; one that waits for its next start does not start again. Raises FailedPrecondition
+        (NOT_RUNNING)."""
         container = self._md.containers.find(container_id)
         number = parse_signal(signal or "SIGKILL")
+        if container.state is ContainerState.RESTARTING and number in (9, container.stop_signal):
+            async with self._life.locks.get(container_id):
+                container = self._md.containers.find(container_id)
+                if container.state is ContainerState.RESTARTING:
+                    self._stop_restarting(container)
+                    return
         running = container.state in (ContainerState.RUNNING, ContainerState.PAUSED)
         if running and number in (9, container.stop_signal):
             container = self._life.stopped(container)

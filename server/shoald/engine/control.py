@@ -83,7 +83,7 @@ class ControlCases:
             async def remove(container: Container) -> str:
                 async with free:
                     try:
-                        await self._supervisor.remove(container.id, force=False, volumes=True)
+                        await self._supervisor.remove(container.id, force=False, volumes=False)
                     except FailedPrecondition:
                         return ""  # somebody started it
                     except ShoalError as error:

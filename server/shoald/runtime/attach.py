@@ -62,6 +62,7 @@ class StdinConnection:
     terminal: bool
     closed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sending: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Write all; waits while the container does not read. Packets of several writers do not mix within 8 KiB."""
@@ -71,10 +72,16 @@ class StdinConnection:
             async with self.lock:
                 if self.closed:
                     raise _closed()
+                self.sending = asyncio.ensure_future(loop.sock_sendall(self.connection, view[start : start + _CHUNK]))
                 try:
-                    await loop.sock_sendall(self.connection, view[start : start + _CHUNK])
-                except (BrokenPipeError, ConnectionResetError, OSError) as error:
+                    await self.sending
+                except OSError as error:
                     raise _not_running() from error
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if self.closed and task is not None and not task.cancelling():
+                        raise _not_running() from None  # `release` gave up the sending, not the caller
+                    raise
 
     async def close(self) -> None:
         """End of input, after all that was written. A terminal gets the character that means it (^D)."""
@@ -87,6 +94,15 @@ class StdinConnection:
                 self.closed = True
                 with contextlib.suppress(OSError):
                     self.connection.shutdown(socket.SHUT_WR)
+
+    def release(self) -> None:
+        """Close our descriptor, and nobody else's: the event loop must have forgotten its number before that."""
+        self.closed = True
+        if self.sending is None or self.sending.done():
+            self.connection.close()
+            return
+        self.sending.add_done_callback(lambda _: self.connection.close())
+        self.sending.cancel()
 
 
 class StdinConnections:
@@ -105,8 +121,7 @@ class StdinConnections:
         """Forget a container that has ended."""
         connection = self._open.pop(container_id, None)
         if connection is not None:
-            connection.closed = True
-            connection.connection.close()
+            connection.release()
 
     def close(self) -> None:
         """Let go of all connections; those that conmon holds stay open."""

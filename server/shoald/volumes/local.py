@@ -200,11 +200,17 @@ class LocalVolumes:
             if name in self._mounted:
                 await self._unmount(name)
             self._users.pop(name, None)
-            # No await between row and rename: a volume of the same name that is made next starts empty.
+            # First the files: a row without them is an empty volume, files without a row would come back to life in the
+            # next volume of this name. No await between the two.
             trash = self._root / f"{_TRASH}{secrets.token_hex(7)}"
-            self._md.volumes.delete(name)
             with translated("remove volume"), contextlib.suppress(FileNotFoundError):
                 (self._root / name).rename(trash)
+            try:
+                self._md.volumes.delete(name)
+            except ShoalError:
+                with contextlib.suppress(OSError):
+                    trash.rename(self._root / name)
+                raise
         self._tell("destroy", name)
         await in_thread(functools.partial(remove_tree, trash))
 

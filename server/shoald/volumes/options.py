@@ -68,6 +68,12 @@ def volume_mount(options: Mapping[str, str]) -> VolumeMount | None:
     raise _invalid(f"type {kind!r} is not supported", hint="there are tmpfs, none (with o=bind), nfs and nfs4")
 
 
+def is_host_path(options: Mapping[str, str]) -> bool:
+    """Whether a volume with these options is a path of the host."""
+    flags = set(options.get("o", "").split(","))
+    return options.get("type", "") in ("none", "bind") or (not options.get("type") and bool({"bind", "rbind"} & flags))
+
+
 def _tmpfs(given: list[str]) -> VolumeMount:
     flags, rest = _split(given)
     for option in rest:
