@@ -93,9 +93,17 @@ class Building:
         from shoalctl.commands.credentials import credentials
 
         domain = external_domain(source.text)
-        if self._options.creds is None and domain is None:
+        if domain is None:
+            if self._options.creds is not None:
+                raise UsageFault(
+                    "it can't be told which registry --creds is for: the Dockerfile doesn't name images of exactly one",
+                    hint="pull what needs a login first: shoal pull --creds USER:PASSWORD IMAGE",
+                )
             return None
-        return await credentials(self._options.creds, f"{domain or 'localhost'}/base")
+        found = await credentials(self._options.creds, f"{domain}/base")
+        if found is not None:
+            found.registry = domain
+        return found
 
     async def _cancel(self) -> None:
         console.err(f"cancelling on {', '.join(self._fleet.names)} ...")

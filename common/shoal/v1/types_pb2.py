@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14shoal/v1/types.proto\x12\x08shoal.v1\"=\n\x08Platform\x12\n\n\x02os\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"Q\n\x13RegistryCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0eidentity_token\x18\x03 \x01(\t\"\xff\x01\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05phase\x18\x02 \x01(\x0e\x32\x18.shoal.v1.Progress.Phase\x12\x12\n\ndone_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\"\x94\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_WAITING\x10\x01\x12\x15\n\x11PHASE_DOWNLOADING\x10\x02\x12\x13\n\x0fPHASE_UNPACKING\x10\x03\x12\x13\n\x0fPHASE_UPLOADING\x10\x04\x12\x0e\n\nPHASE_DONE\x10\x05\x12\x10\n\x0cPHASE_EXISTS\x10\x06\"+\n\rLabelSelector\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14shoal/v1/types.proto\x12\x08shoal.v1\"=\n\x08Platform\x12\n\n\x02os\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\"c\n\x13RegistryCredentials\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0eidentity_token\x18\x03 \x01(\t\x12\x10\n\x08registry\x18\x04 \x01(\t\"\xff\x01\n\x08Progress\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x05phase\x18\x02 \x01(\x0e\x32\x18.shoal.v1.Progress.Phase\x12\x12\n\ndone_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\"\x94\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_WAITING\x10\x01\x12\x15\n\x11PHASE_DOWNLOADING\x10\x02\x12\x13\n\x0fPHASE_UNPACKING\x10\x03\x12\x13\n\x0fPHASE_UPLOADING\x10\x04\x12\x0e\n\nPHASE_DONE\x10\x05\x12\x10\n\x0cPHASE_EXISTS\x10\x06\"+\n\rLabelSelector\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLATFORM']._serialized_start=34
   _globals['_PLATFORM']._serialized_end=95
   _globals['_REGISTRYCREDENTIALS']._serialized_start=97
-  _globals['_REGISTRYCREDENTIALS']._serialized_end=178
-  _globals['_PROGRESS']._serialized_start=181
-  _globals['_PROGRESS']._serialized_end=436
-  _globals['_PROGRESS_PHASE']._serialized_start=288
-  _globals['_PROGRESS_PHASE']._serialized_end=436
-  _globals['_LABELSELECTOR']._serialized_start=438
-  _globals['_LABELSELECTOR']._serialized_end=481
+  _globals['_REGISTRYCREDENTIALS']._serialized_end=196
+  _globals['_PROGRESS']._serialized_start=199
+  _globals['_PROGRESS']._serialized_end=454
+  _globals['_PROGRESS_PHASE']._serialized_start=306
+  _globals['_PROGRESS_PHASE']._serialized_end=454
+  _globals['_LABELSELECTOR']._serialized_start=456
+  _globals['_LABELSELECTOR']._serialized_end=499
 # @@protoc_insertion_point(module_scope)

@@ -70,20 +70,26 @@ class RegistryCredentials(_message.Message):
     USERNAME_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     IDENTITY_TOKEN_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
     username: _builtins.str
     password: _builtins.str
     identity_token: _builtins.str
     """An OAuth2 refresh token; used instead of the password."""
+    registry: _builtins.str
+    """The registry that they are for, as references name it ("docker.io", "example.com:5000"). A build must say so, because
+    it may pull from several; elsewhere it is the registry of the one reference, and this field does not matter.
+    """
     def __init__(
         self,
         *,
         username: _builtins.str = ...,
         password: _builtins.str = ...,
         identity_token: _builtins.str = ...,
+        registry: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_token", b"identity_token", "password", b"password", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_token", b"identity_token", "password", b"password", "registry", b"registry", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

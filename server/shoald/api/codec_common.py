@@ -107,7 +107,7 @@ def credentials_of(message: types_pb2.RegistryCredentials) -> RegistryCredential
     """None for an empty message."""
     if not (message.username or message.password or message.identity_token):
         return None
-    return RegistryCredentials(message.username, message.password, message.identity_token)
+    return RegistryCredentials(message.username, message.password, message.identity_token, message.registry)
 
 
 def progress(record: Progress) -> types_pb2.Progress:

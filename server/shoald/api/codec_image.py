@@ -105,6 +105,9 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
             raise invalid("secrets", "an id is empty")
         if len(secret.value) > MAX_SECRET_BYTES:
             raise invalid("secrets", f"{secret.id[:80]!r} has more than {MAX_SECRET_BYTES} bytes")
+    credentials = credentials_of(start.credentials)
+    if credentials is not None and not credentials.registry:
+        raise invalid("credentials.registry", "must name the registry that the credentials are for")
     return BuildRequest(
         dockerfile=start.dockerfile,
         dockerfile_name=start.dockerfile_name or "Dockerfile",
@@ -115,7 +118,7 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         labels=dict(start.labels),
         platform=platform_of(start.platform),
         pull=start.pull,
-        credentials=credentials_of(start.credentials),
+        credentials=credentials,
         network=start.network or "bridge",
         secrets={secret.id: BuildSecret(secret.value) for secret in start.secrets},
         contexts={name: _image_of(name, value) for name, value in start.contexts.items()},

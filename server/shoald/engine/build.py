@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
@@ -36,6 +37,7 @@ from shoald.model.metrics import EngineMetrics
 from shoald.model.snapshot import Snapshot
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
+_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class BuildCases:
@@ -242,14 +244,21 @@ async def find_base(
     request: BuildRequest,
     emit: Emit,
 ) -> Image:
-    """The image that a stage starts from: the host's own when its platform fits, else pulled."""
+    """The image that a stage starts from: the host's own when its platform fits, else pulled.
+
+    Its registry gets the credentials of the request only if they are for it.
+    """
+    parsed = Reference.parse(reference)
+    # A name must not mean the image whose id happens to begin with it: only a whole id is one.
+    name = reference if _ID.fullmatch(reference) else str(parsed.docker_ref())
     if not request.pull:
         with contextlib.suppress(NotFound):
-            image = md.images.find(reference)
+            image = md.images.find(name)
             if platform.matches(image.config.platform):
                 return image
+    given = request.credentials
     try:
-        return await pull(reference, platform, request.credentials, emit)
+        return await pull(reference, platform, given if given and given.registry == parsed.domain else None, emit)
     except ShoalError as error:
         error.message = f"{reference}: {error.message}"
         raise

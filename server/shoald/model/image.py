@@ -56,6 +56,8 @@ class RegistryCredentials(Struct, frozen=True, repr_omit_defaults=True):
     username: str = ""
     password: str = ""
     identity_token: str = ""
+    registry: str = ""
+    """The domain of the references that they are for; a build uses them for no other one."""
 
     def __repr__(self) -> str:
         return f"RegistryCredentials(username={self.username!r}, ...)"

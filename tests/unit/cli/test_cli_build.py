@@ -279,3 +279,18 @@ def test_json_and_quiet(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
     assert err == ""
     assert shoal("build", "-q", str(root))[1:] == ("sha256:" + "1" * 64 + "\n", "")
     assert " => [build 2/3] RUN false && true" in shoal("build", "--progress", "tty", str(root))[2]
+
+
+def test_credentials_say_which_registry_they_are_for(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
+    (root / "Dockerfile").write_text("FROM ghcr.io/a/b\n")
+    assert shoal("build", "--creds", "ada:secret", str(root))[0] == 0
+    given = daemon.requests("Build")[0].start.credentials
+    assert (given.username, given.password, given.registry) == ("ada", "secret", "ghcr.io")
+
+
+def test_credentials_for_nobody_in_particular_are_refused(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
+    (root / "Dockerfile").write_text("FROM ghcr.io/a/b\nCOPY --from=evil.example/x / /\n")
+    code, _, err = shoal("build", "--creds", "ada:secret", str(root))
+    assert code != 0
+    assert "shoal pull --creds" in err
+    assert not daemon.requests("Build")
