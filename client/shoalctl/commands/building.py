@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalError
 from shoalctl import exits
 from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.build_outputs import check_outputs, deliver
+from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.building import Build
@@ -37,6 +37,7 @@ class Building:
         self._options = options
         self._view = _view(options.progress, fleet.names)
         self._builds: dict[str, Build] = {}
+        self._iidfile = IdFile("--iidfile", options.iidfile, new=False)
 
     async def run(self) -> int:
         """The exit code."""
@@ -44,6 +45,11 @@ class Building:
         if options.iidfile and len(self._fleet.names) > 1:
             raise UsageFault("--iidfile needs a single host")
         check_outputs(options, self._fleet.names)
+        with self._iidfile:
+            return await self._run()
+
+    async def _run(self) -> int:
+        options = self._options
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source))
@@ -67,6 +73,7 @@ class Building:
         image = build.result()
         for output in self._options.outputs:
             await deliver(host, image, output, self._options)
+        await asyncio.to_thread(self._iidfile.write, image.id)
         return image
 
     def _report(self, results: list[HostResult[image_pb2.Image]], source: Source) -> int:
@@ -85,8 +92,6 @@ class Building:
             image = result.get()
             if not any(output.dest == "-" for output in self._options.outputs):
                 marks.line(result.host, image.id)
-            if self._options.iidfile:
-                Path(self._options.iidfile).write_text(image.id)
         return exits.combined(not result.ok for result in results)
 
     async def _credentials(self, source: Source) -> types_pb2.RegistryCredentials | None:

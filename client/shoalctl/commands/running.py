@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import NotFound, ShoalError
 from shoalctl import exits
+from shoalctl.commands.id_file import IdFile
 from shoalctl.commands.run_options import RunOptions
 from shoalctl.commands.signals import SignalForwarder
 from shoalctl.commands.supplies import Supplies
@@ -44,6 +44,7 @@ class Running:
         self._marks = MarkedLines(fleet.names)
         self._credentials: types_pb2.RegistryCredentials | None = None
         self._supplies = Supplies(options.mounts, options.secrets)
+        self._cidfile = IdFile("--cidfile", options.cidfile, new=True)
 
     async def run(self) -> int:
         """The exit code. On one host: the container's, or what docker gives for an error."""
@@ -53,6 +54,10 @@ class Running:
             raise UsageFault("--cidfile needs a single host")
         if self._several and not self._options.sig_proxy:
             raise UsageFault("--no-sig-proxy needs a single host")
+        with self._cidfile:
+            return await self._run()
+
+    async def _run(self) -> int:
         try:
             async with self._in_step():
                 return await (self._on_several() if self._several else self._on_one())
@@ -156,8 +161,7 @@ class Running:
         self._supplies.follow(host, response.container.id)
         for warning in response.warnings:
             show_warning(warning, host.name if self._several else None)
-        if self._options.cidfile:
-            await asyncio.to_thread(_write_new, Path(self._options.cidfile), response.container.id)
+        await asyncio.to_thread(self._cidfile.write, response.container.id)
         return response.container  # type: ignore[no-any-return]
 
     def exit_code(self, error: ShoalError) -> int:
@@ -226,11 +230,3 @@ class Running:
         # The same request again joins the start that was left: only so is the container's id to be had.
         response = await self.made(host, self._starting[host.name])
         await host.remove(response.container.id, force=True, volumes=True)
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageFault(f"can't write {path}: {error.strerror}") from error
