@@ -47,7 +47,9 @@ async def _cp(
         if len(fleet.names) > 1:
             raise UsageFault("cp needs a single host", hint="choose one with -H")
         from shoalctl.commands.copying import Copying
+        from shoalctl.commands.outcome import single
 
-        return await Copying(fleet.host(fleet.names[0]), archive=archive, follow=follow, quiet=quiet).run(
-            source, destination
+        host = fleet.host(fleet.names[0])
+        return await single(
+            host.name, Copying(host, archive=archive, follow=follow, quiet=quiet).run(source, destination)
         )

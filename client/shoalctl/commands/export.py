@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from shoalctl import exits
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
@@ -32,6 +31,7 @@ async def _export(invocation: Invocation, name: str, output: str) -> int:
         if len(fleet.names) > 1:
             raise UsageFault("an export is of a single host", hint="choose one with -H")
         from shoalctl.commands.exporting import export_to
+        from shoalctl.commands.outcome import single
 
-        await export_to(fleet.host(fleet.names[0]), name, output)
-    return exits.OK
+        host = fleet.host(fleet.names[0])
+        return await single(host.name, export_to(host, name, output))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -49,6 +49,18 @@ def presented(
             report(results)
             raise
     return report(results)
+
+
+async def single(host: str, work: Awaitable[object]) -> int:
+    """Do the work of a command on one host; the exit code. Shows an error with the host's name. Raises UsageFault."""
+    try:
+        await work
+    except UsageFault:
+        raise
+    except ShoalError as error:
+        show_error(error, host)
+        return exits.for_error(error)
+    return exits.OK
 
 
 def error_row(host: str, error: ShoalError) -> dict[str, Any]:

@@ -77,27 +77,32 @@ async def inspect_volumes(invocation: Invocation, names: list[str], format_: str
 
 
 async def export_to(invocation: Invocation, name: str, output: str) -> int:
-    """Write the archive; a file is whole or not there."""
+    """Write the archive; a file is whole or not there. The exit code."""
+    from shoalctl.commands.outcome import single
+
     if not output and sys.stdout.isatty():
         raise UsageFault("an archive is not for a terminal", hint="write it to a file: -o FILE, or into a pipe")
     async with invocation.fleet() as fleet:
         if len(fleet.names) > 1:
             raise UsageFault("an export is of a single host", hint="choose one with -H")
         host = fleet.host(fleet.names[0])
-        if not output:
-            await _write(host, name, sys.stdout.buffer)
-            return exits.OK
-        temporary = Path(f"{output}.{os.getpid()}.part")
-        try:
-            with temporary.open("xb") as file:
-                await _write(host, name, file)
-            temporary.replace(output)
-        except OSError as error:
-            raise UsageFault(f"can't write {output}: {error.strerror}") from error
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-    return exits.OK
+        return await single(host.name, _exported(host, name, output))
+
+
+async def _exported(host: HostClient, name: str, output: str) -> None:
+    if not output:
+        await _write(host, name, sys.stdout.buffer)
+        return
+    temporary = Path(f"{output}.{os.getpid()}.part")
+    try:
+        with temporary.open("xb") as file:
+            await _write(host, name, file)
+        temporary.replace(output)
+    except OSError as error:
+        raise UsageFault(f"can't write {output}: {error.strerror}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
 
 
 async def _write(host: HostClient, name: str, file: BinaryIO) -> None:

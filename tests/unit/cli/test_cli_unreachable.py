@@ -144,3 +144,13 @@ def test_a_socket_that_is_not_there(shoal: Shoal, config: Path) -> None:
     code, _, err = shoal("ps")
     assert code == 1
     assert "there is no socket" in err
+
+
+@pytest.mark.parametrize("verb", [("cp", "web:/etc", "."), ("export", "-o", "x", "web"), ("volume", "export", "data")])
+def test_transfers_name_the_host_that_failed(
+    verb: tuple[str, ...], shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = shoal("-H", "dead", *verb)
+    assert (code, out) == (1, "")
+    assert err.startswith("shoal: dead: ")
