@@ -30,11 +30,13 @@ def verb_app(help_text: str | None = None) -> typer.Typer:
 
 
 class HostCommand(TyperCommand):
-    """A command that asks hosts: it takes -H, -g, --all, --host-label and --timeout too; they end up in `ctx.obj`."""
+    """A command that asks hosts: it takes -H, -g, --all, --host-label and --timeout too; they end up in `ctx.obj`. A flag
+    of its own with such a name wins: the target's is then only before the verb."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.extend(_target_params())
+        taken = {name for param in self.params for name in param.opts}
+        self.params.extend(param for param in _target_params() if not taken.intersection(param.opts))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Also takes switches with a value: `--rm=true`."""
@@ -51,7 +53,7 @@ class HostCommand(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Move the target flags from the parameters to the invocation, then run."""
         _check_numbers(ctx.params)
-        flags = {param.name: ctx.params.pop(param.name) for param in _target_params()}
+        flags = {param.name: ctx.params.pop(param.name, None) for param in _target_params()}
         invocation: Invocation = ctx.obj or Invocation()
         ctx.obj = invocation.extended(
             hosts=flags["target_host"] or (),
@@ -101,7 +103,18 @@ def execute(work: Coroutine[Any, Any, int]) -> NoReturn:
     import asyncio
 
     try:
-        code = asyncio.run(work)
+        with asyncio.Runner() as runner:
+            _leave_threads(runner.get_loop())
+            code = runner.run(work)
     except KeyboardInterrupt:
         code = exits.INTERRUPTED
     raise typer.Exit(code)
+
+
+def _leave_threads(loop: Any) -> None:
+    """Let the loop end without its threads: one may wait for standard input, which may never come."""
+
+    async def shut_down(timeout: float | None = None) -> None:
+        """In place of the one that joins; what is left of the executor goes with the process."""
+
+    loop.shutdown_default_executor = shut_down

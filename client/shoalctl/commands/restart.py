@@ -20,7 +20,9 @@ def restart(
     containers: Annotated[list[str], typer.Argument(metavar="CONTAINER...")],
     time: Annotated[
         int | None,
-        typer.Option("-t", "--time", metavar="SECONDS", help="Grace time before the kill; -1: without end."),
+        typer.Option(
+            "-t", "--timeout", "--time", metavar="SECONDS", help="Grace time before the kill; -1: without end."
+        ),
     ] = None,
     signal: Annotated[
         str, typer.Option("-s", "--signal", metavar="SIGNAL", help="Instead of the container's own.")

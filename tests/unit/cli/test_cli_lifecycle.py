@@ -200,3 +200,12 @@ def test_every_verb_of_container_is_there(shoal: Shoal) -> None:
     code, _, err = shoal("container", "pasue")
     assert code == 2
     assert "pause" in err
+
+
+def test_stop_takes_dockers_timeout_as_the_grace(shoal: Shoal, h1: FakeDaemon) -> None:
+    h1.containers.append(container("web"))
+    for flag in ("-t", "--time", "--timeout"):
+        assert shoal("stop", flag, "3", "web")[:2] == (0, "web\n")
+        assert shoal("--timeout", "9", "restart", flag, "4", "web")[:2] == (0, "web\n")
+        assert (h1.requests("Stop")[-1].timeout.seconds, h1.requests("Restart")[-1].timeout.seconds) == (3, 4)
+    assert shoal("ps", "--timeout", "3")[0] == 0
