@@ -300,6 +300,7 @@ def _builds(
         vault,
         StepMounts(snapshots, caches, tmp),
         lambda source, root, into: layers.unpack_archive(source, root, into=into),
+        lambda: (config.network.subnet, config.network.pool, *(s for n in md.networks.list() for s in n.subnets)),
     )
     packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)

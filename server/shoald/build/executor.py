@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import posixpath
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Copying:
 
 
 class StepExecutor:
-    """See shoald.build.solver.Executor."""
+    """See shoald.build.solver.Executor. `networks` gives the subnets of containers, from which nothing is fetched."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class StepExecutor:
         vault: SecretVault,
         mounts: StepMounts,
         unpack: Unpack,
+        networks: Callable[[], Iterable[str]],
     ) -> None:
         self._md = md
         self._snapshots = snapshots
@@ -80,6 +81,7 @@ class StepExecutor:
         self._vault = vault
         self._mounts = mounts
         self._unpack = unpack
+        self._networks = networks
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
         self._fetches: dict[tuple[Path, str], asyncio.Task[Fetched]] = {}
 
@@ -146,7 +148,9 @@ class StepExecutor:
             task = self._fetches.get(key)
             if task is None:
                 path = place / f"{len(self._fetches)}-{secrets.token_hex(4)}"
-                task = asyncio.ensure_future(fetch(source.url, path, checksum=step.checksum, local=local))
+                task = asyncio.ensure_future(
+                    fetch(source.url, path, checksum=step.checksum, local=local, networks=self._networks())
+                )
                 self._fetches[key] = task
             try:
                 found = await asyncio.shield(task)

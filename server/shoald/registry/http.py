@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +13,8 @@ from yarl import URL
 
 from shoal.errors import DataLoss, InvalidArgument
 from shoald.registry.failures import MAX_ERROR_BYTES, Answer, Lost, from_exception, read_answer
-from shoald.registry.origin import host_port, is_loopback
+from shoald.registry.origin import host_port
+from shoald.registry.proxies import Proxies
 from shoald.registry.settings import RegistrySettings
 
 READ_BUFFER = 1024 * 1024
@@ -32,7 +32,7 @@ class Http:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
-        self._proxies = urllib.request.getproxies_environment()
+        self._proxies = Proxies()
 
     async def send(
         self,
@@ -58,7 +58,7 @@ class Http:
                 data=body,
                 allow_redirects=False,
                 ssl=self._context(registry),
-                proxy=self._proxy(url),
+                proxy=self._proxies.of(url),
             )
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as e:
             found = from_exception(e, registry, host_port(url))
@@ -100,12 +100,6 @@ class Http:
                     ) from e
             self._contexts[key] = context
         return self._contexts[key]
-
-    def _proxy(self, url: URL) -> str | None:
-        host = url.host or ""
-        if not self._proxies or is_loopback(host) or urllib.request.proxy_bypass(host):
-            return None
-        return self._proxies.get(url.scheme)
 
 
 def ca_file_of(settings: RegistrySettings, registry: str) -> Path | None:
