@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.command import MOST, HostCommand, execute, verb_app
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.times import parse_time
 from shoalctl.invocation import Invocation
@@ -42,8 +43,7 @@ def logs(
 
     Lines of several containers and hosts are merged in the order of their time. Hosts search (--grep) on their side.
     """
-    if tail != "all" and not (tail.isdecimal() and len(tail) < 19):
-        raise UsageFault(f"--tail {tail!r} is not a number")
+    lines = _tail(tail)
     if not containers and not label:
         raise UsageFault("name a container, or choose some with --label")
     if not grep and (regex or invert or ignore_case):
@@ -53,7 +53,7 @@ def logs(
 
     request = container_pb2.ContainerServiceLogsRequest(
         follow=follow,
-        tail=None if tail == "all" else int(tail),
+        tail=lines,
         grep=grep,
         grep_regex=regex,
         grep_invert=invert,
@@ -67,6 +67,17 @@ def logs(
         stream = container_pb2.LogRecord
         request.streams.append(stream.STREAM_STDOUT if stdout else stream.STREAM_STDERR)
     execute(_logs(ctx.obj, containers or [], label or [], request, timestamps=timestamps, details=details))
+
+
+def _tail(text: str) -> int | None:
+    """How many lines; None: all of them, which is also what docker takes a negative number for. Raises UsageFault."""
+    found = re.fullmatch(r"(-?)0*(\d+)", text, re.ASCII)
+    if text != "all" and found is None:
+        raise UsageFault(f"--tail {text[:80]!r} is not a number", hint="write a number of lines, or all")
+    # No log has more lines than a message has room for.
+    if found is None or found[1] or len(found[2]) > len(str(MOST)):
+        return None
+    return int(found[2]) if int(found[2]) <= MOST else None
 
 
 async def _logs(

@@ -42,7 +42,7 @@ def parse_network(text: str) -> NetworkFlag:
         return NetworkFlag("bridge" if text == "default" else text)
     fields: dict[str, str] = {}
     aliases: list[str] = []
-    for part in next(csv.reader([text])):
+    for part in _parts(text):
         key, equals, value = part.partition("=")
         if not equals or not value:
             raise _invalid(text, f"{part!r} has no value")
@@ -57,6 +57,13 @@ def parse_network(text: str) -> NetworkFlag:
     if "name" not in fields:
         raise _invalid(text, "name= is missing")
     return NetworkFlag(aliases=aliases, **fields)
+
+
+def _parts(text: str) -> list[str]:
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise _invalid(text, str(error)) from error
 
 
 def _invalid(text: str, why: str) -> UsageFault:

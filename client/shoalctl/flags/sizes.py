@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 
 from shoalctl.flags.fault import UsageFault
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp])?(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp])?(?:i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _NANO = Decimal(10**9)
 
@@ -27,8 +27,8 @@ def parse_cpus(text: str) -> int:
     """Billionths of a processor. Raises UsageFault."""
     try:
         nano = Decimal(text) * _NANO
-    except InvalidOperation:
+    except DecimalException:
         nano = Decimal(-1)
-    if not nano.is_finite() or nano < 0 or nano != int(nano) or nano >= 2**63:
+    if not nano.is_finite() or not 0 <= nano < 2**63 or nano != int(nano):
         raise UsageFault(f"invalid number of processors {text!r}", hint="write a number such as 1.5")
     return int(nano)

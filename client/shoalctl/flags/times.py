@@ -45,10 +45,10 @@ def parse_time(text: str, now: datetime) -> datetime:
     if re.fullmatch(f"(?:{_PART})+", text):
         return now.astimezone(UTC) - parse_duration(text)
     try:
-        moment = datetime.fromisoformat(_microseconds(text))
-    except ValueError:
+        # The shift to UTC may leave the years 1 to 9999.
+        return datetime.fromisoformat(_microseconds(text)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise UsageFault(f"invalid time {text!r}", hint="write 10m, 2026-01-31T10:00:00Z or a Unix time") from None
-    return moment.astimezone(UTC)
 
 
 def _microseconds(text: str) -> str:

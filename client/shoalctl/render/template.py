@@ -71,8 +71,11 @@ def _action(text: str) -> tuple[Part, list[str]]:
         path = _path(first)
         return lambda row: _text(_lookup(row, path)), ([path[-1]] if path else [])
     if first in _FUNCTIONS and rest and rest[0].startswith("."):
-        function, path = _FUNCTIONS[first], _path(rest[0])
-        arguments = [_argument(word) for word in rest[1:]]
+        function, most = _FUNCTIONS[first]
+        path, words = _path(rest[0]), rest[1:]
+        if len(words) > most or "|" in words:
+            raise _unknown(text)
+        arguments = [_argument(word) for word in words]
         return lambda row: function(_lookup(row, path), *arguments), ([path[-1]] if path else [])
     raise _unknown(text)
 
@@ -109,7 +112,15 @@ def _text(value: Any) -> str:
 
 
 def _join(value: Any, separator: str = "") -> str:
+    if not isinstance(value, list | tuple | None):
+        raise UsageFault(f"the format joins {_text(value)[:60]!r}, which is no list")
     return separator.join(map(_text, value or ()))
+
+
+def _len(value: Any) -> str:
+    if not isinstance(value, str | list | tuple | Mapping | None):
+        raise UsageFault(f"the format asks for the length of {_text(value)[:60]!r}, which has none")
+    return str(len(value or ()))
 
 
 def _index(value: Any, *keys: Any) -> str:
@@ -121,16 +132,18 @@ def _index(value: Any, *keys: Any) -> str:
     return _text(value)
 
 
-_FUNCTIONS: dict[str, Callable[..., str]] = {
-    "json": lambda value: json.dumps(value, ensure_ascii=False),
-    "upper": lambda value: _text(value).upper(),
-    "lower": lambda value: _text(value).lower(),
-    "len": lambda value: str(len(value or ())),
-    "println": lambda value: _text(value) + "\n",
-    "print": lambda value: _text(value),
-    "join": _join,
-    "index": _index,
+_MANY = 100
+_FUNCTIONS: dict[str, tuple[Callable[..., str], int]] = {
+    "json": (lambda value: json.dumps(value, ensure_ascii=False), 0),
+    "upper": (lambda value: _text(value).upper(), 0),
+    "lower": (lambda value: _text(value).lower(), 0),
+    "len": (_len, 0),
+    "println": (lambda value: _text(value) + "\n", 0),
+    "print": (lambda value: _text(value), 0),
+    "join": (_join, 1),
+    "index": (_index, _MANY),
 }
+"""Each with how many words it takes after its field."""
 
 
 def _argument(word: str) -> str:

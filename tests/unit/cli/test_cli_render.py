@@ -50,11 +50,22 @@ def test_templates(template: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{{.ID", "{{}}", "{{range .Tags}}", "{{.a..b}}", "{{.ID | upper}}", "}}", "{{foo .ID}}"]
-)
+    "template", ["{{.ID", "{{}}", "{{range .Tags}}", "{{.a..b}}", "{{.ID | upper}}", "}}", "{{foo .ID}}",
+     "{{json .ID | upper}}", "{{index .Tags 0 | upper}}", "{{len .ID .Names}}", '{{join .Tags "," "x"}}'],
+)  # fmt: skip
 def test_templates_that_are_not_understood(template: str) -> None:
     with pytest.raises(UsageFault):
         Template.parse(template)
+
+
+@pytest.mark.parametrize("template", ["{{len .State.Pid}}", '{{join .State.Pid ","}}', '{{join .ID ","}}'])
+def test_functions_of_what_they_do_not_take(template: str) -> None:
+    with pytest.raises(UsageFault, match="the format"):
+        Template.parse(template).render(ROW)
+
+
+def test_functions_of_nothing() -> None:
+    assert Template.parse('{{len .No}}|{{join .No ","}}|{{len .Names}}').render(ROW) == "0||3"
 
 
 def test_a_label_that_is_not_there_is_empty() -> None:
