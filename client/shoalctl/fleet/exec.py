@@ -53,12 +53,13 @@ class ExecStream:
         return self._host.name
 
     async def kill(self, name: str = "", signal: str = "") -> None:
-        """Send a signal (default SIGKILL) to the process; `name` is not needed."""
+        """Send a signal (default SIGKILL) to the process, once; `name` is not needed. Raises LinkLost."""
         from shoal.v1 import container_pb2
 
         await self.started.wait()
         request = container_pb2.ContainerServiceExecKillRequest(exec_id=self.exec_id, signal=signal)
-        await self._host.link.unary(_exec_kill, request)
+        # Without an id the host could not tell a repeat from a second signal.
+        await self._host.link.unary(_exec_kill, request, repeat=False)
 
     async def send(self, data: bytes) -> None:
         """Bytes for the standard input, in order; waits when the host is slow."""
