@@ -141,6 +141,8 @@ def group(
         return
     if not name or (hosts and delete):
         raise UsageFault("--delete needs one group and no hosts")
+    if delete and name not in inventory.groups:
+        inventory.group(name)  # raises the error that lists similar names
     inventory.set_group(name, [part for text in hosts or () for part in text.split(",") if part])
     inventory.save()
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import verb_app
+from shoalctl.flags.fault import UsageFault
 from shoalctl.render import console
 
 app = verb_app("Make the fleet's CA and certificates.")
@@ -55,10 +56,11 @@ def issue_host(
     from shoal import pki
 
     place = _directory(directory)
+    target = _target(place, out, name)
     names = [part.strip() for text in san or () for part in text.split(",") if part.strip()]
     ca = pki.KeyPair.load(place / "ca.pem", place / "ca-key.pem")
     pair = pki.issue_host(ca, name, names) if days is None else pki.issue_host(ca, name, names, days)
-    _save(pair, Path(out) if out else place, name, overwrite=overwrite)
+    _save(pair, target, name, overwrite=overwrite)
 
 
 @issue_app.command("user")
@@ -74,9 +76,10 @@ def issue_user(
     from shoal import pki
 
     place = _directory(directory)
+    target = _target(place, out, name)
     ca = pki.KeyPair.load(place / "ca.pem", place / "ca-key.pem")
     pair = pki.issue_user(ca, name, role) if days is None else pki.issue_user(ca, name, role, days)
-    _save(pair, Path(out) if out else place, name, overwrite=overwrite)
+    _save(pair, target, name, overwrite=overwrite)
 
 
 @app.command("show")
@@ -93,6 +96,15 @@ def show(
             console.out(("\n" if at else "") + f"{file}:")
         for line in lines:
             console.out(console.printable(line))
+
+
+def _target(place: Path, out: str, name: str) -> Path:
+    """Where the files of a new certificate go. Raises UsageFault for a name whose files are those of the CA."""
+    target = _directory(out) if out else place
+    own = {(place / file).resolve() for file in ("ca.pem", "ca-key.pem")}
+    if own & {(target / file).resolve() for file in (f"{name}.pem", f"{name}-key.pem")}:
+        raise UsageFault(f"the files of {name!r} would be those of the CA itself", hint="choose another name, or --out")
+    return target
 
 
 def _save(pair: object, place: Path, name: str, *, overwrite: bool) -> None:

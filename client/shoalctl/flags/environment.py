@@ -30,7 +30,7 @@ def environment(entries: Iterable[str], files: Iterable[str], own: Mapping[str, 
 def parse_env_lines(text: str, own: Mapping[str, str], name: str = "env file") -> list[tuple[str, str]]:
     """The pairs of an env file: `KEY=value` (taken literally, no quotes), `KEY`, `# comment`, blank lines."""
     pairs = []
-    for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+    for number, raw in enumerate(file_lines(text.removeprefix("\ufeff")), 1):
         line = raw.lstrip()
         if not line or line.startswith("#"):
             continue
@@ -45,9 +45,14 @@ def parse_env_lines(text: str, own: Mapping[str, str], name: str = "env file") -
     return pairs
 
 
+def file_lines(text: str) -> list[str]:
+    """Lines as docker's scanner has them: they end with LF or CR LF alone, other separators belong to the values."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def _read(file: str, own: Mapping[str, str]) -> list[tuple[str, str]]:
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        text = Path(file).read_bytes().decode("utf-8")
     except OSError as error:
         raise UsageFault(f"can't read the env file {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

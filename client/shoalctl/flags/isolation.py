@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoalctl.flags.environment import labels
+from shoalctl.flags.environment import file_lines, labels
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.sizes import parse_size
 
@@ -131,7 +131,7 @@ def label_files(files: Iterable[str]) -> dict[str, str]:
     """Labels of files with a `key=value` on each line; blank lines and `# comments` are passed over."""
     found: dict[str, str] = {}
     for file in files:
-        lines = _read("--label-file", file, _MAX_LABELS).splitlines()
+        lines = file_lines(_read("--label-file", file, _MAX_LABELS))
         found |= labels(line for line in map(str.strip, lines) if line and not line.startswith("#"))
     return found
 

@@ -13,7 +13,9 @@ from shoalctl.flags.environment import environment, labels, parse_env_lines
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.filters import parse_filters
 from shoalctl.flags.images import checked_platform, checked_reference
+from shoalctl.flags.isolation import label_files
 from shoalctl.flags.mounts import MountFlag, parse_tmpfs, parse_volume
+from shoalctl.flags.networks import NetworkFlag, parse_network
 from shoalctl.flags.ports import Port, parse_port
 from shoalctl.flags.process import Restart, entrypoint, parse_restart, parse_signal, shown
 from shoalctl.flags.sizes import parse_cpus, parse_size
@@ -115,13 +117,13 @@ def test_tmpfs() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [("0", 0), ("512", 512), ("512b", 512), ("1k", 1024), ("512m", 512 << 20), ("1.5G", 3 << 29), ("2GiB", 2 << 30),
-     ("1 kb", 1024), ("1tb", 1 << 40)],
+     ("1 kb", 1024), ("1tb", 1 << 40), (".5g", 1 << 29), ("2.k", 2048)],
 )  # fmt: skip
 def test_sizes(text: str, wanted: int) -> None:
     assert parse_size(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1e3", "99999999999p", "0x10", "1 2"])
+@pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1e3", "99999999999p", "0x10", "1 2", ".", ".g", "1.2.3"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(UsageFault):
         parse_size(text)
@@ -130,7 +132,7 @@ def test_bad_sizes(text: str) -> None:
 def test_processors() -> None:
     assert parse_cpus("1.5") == 1_500_000_000
     assert parse_cpus("0.000000001") == 1
-    for bad in ("", "x", "-1", "nan", "inf", "0.0000000001"):
+    for bad in ("", "x", "-1", "nan", "inf", "0.0000000001", "1e999999", "1e99999", "1e-999999", "sNaN"):
         with pytest.raises(UsageFault):
             parse_cpus(bad)
 
@@ -148,6 +150,14 @@ def test_an_env_file_is_literal() -> None:
     ]
 
 
+def test_only_line_feeds_end_the_lines_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_bytes("A=1\u20282\u00853\f4\v5\r6\r\r\nB=x\r\n\r\nC=y".encode())
+    assert environment([], [str(path)], {}) == ["A=1\u20282\u00853\f4\v5\r6\r", "B=x", "C=y"]
+    path.write_bytes("a=1\u20282\u00853\f4\v5\r6\r\nb=x\r\n".encode())
+    assert label_files([str(path)]) == {"a": "1\u20282\u00853\f4\v5\r6", "b": "x"}
+
+
 @pytest.mark.parametrize("line", ["=x", "A B=1", "A =1"])
 def test_bad_env_lines_name_their_place(line: str) -> None:
     with pytest.raises(UsageFault, match="env file:2"):
@@ -163,6 +173,13 @@ def test_later_variables_win(tmp_path: Path) -> None:
         environment([], [str(tmp_path / "none")], {})
     with pytest.raises(UsageFault):
         environment(["=x"], [], {})
+
+
+def test_networks() -> None:
+    assert parse_network("name=a,alias=b") == NetworkFlag("a", aliases=["b"])
+    for bad in ("name=a\rb", "name=a,x=" + "y" * 200_000):
+        with pytest.raises(UsageFault, match="invalid network"):
+            parse_network(bad)
 
 
 def test_labels() -> None:
@@ -210,7 +227,16 @@ def test_times(text: str, wanted: datetime) -> None:
 
 
 def test_bad_times() -> None:
-    for bad in ("", "yesterday", "10x", "2026-13-01", "-5m"):
+    for bad in (
+        "",
+        "yesterday",
+        "10x",
+        "2026-13-01",
+        "-5m",
+        "0001-01-01",
+        "0001-01-01T00:00:00+02:00",
+        "9999-12-31T23:59:59-02:00",
+    ):
         with pytest.raises(UsageFault):
             parse_time(bad, NOW)
     assert parse_duration("90") == timedelta(seconds=90)

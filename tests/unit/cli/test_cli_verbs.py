@@ -88,6 +88,19 @@ def test_logs(shoal: Shoal, h1: FakeDaemon, h2: FakeDaemon) -> None:
     assert (asked.follow, asked.tail, asked.since.seconds) == (True, 5, 1_700_000_000)
 
 
+def test_how_many_lines_of_a_log(shoal: Shoal, h1: FakeDaemon) -> None:
+    h1.containers.append(container("web"))
+    for text in ("-1", "all", "99999999999", "9" * 5000):
+        assert shoal("logs", "--tail", text, "web")[0] == 0
+        assert not h1.requests("Logs")[-1].HasField("tail")
+    for text in ("0", "2147483647"):
+        assert shoal("logs", "-n", text, "web")[0] == 0
+        assert h1.requests("Logs")[-1].tail == int(text)
+    for text in ("x", "-", "", "1.5", "--1"):
+        assert shoal("logs", f"--tail={text}", "web")[0] == 2
+    assert shoal("logs", "--since", "0001-01-01", "web")[0] == 2
+
+
 def test_events(shoal: Shoal, h1: FakeDaemon) -> None:
     h1.events = [
         system_pb2.Event(
@@ -143,6 +156,11 @@ def test_the_inventory_by_command(shoal: Shoal, config: Path, certificates: Cert
     assert shoal("ps")[0] == shoal("-l", "rack=3", "ps")[0] == shoal("ps", "--host-label", "rack")[0] == 0
     assert shoal("-l", "rack=4", "ps")[0] == 2
     assert shoal("host", "group")[1] == "g1: new\n"
+    code, _, err = shoal("host", "group", "--delete", "g2")
+    assert code == 2
+    assert "'g2'" in err
+    assert shoal("host", "group")[1] == "g1: new\n"
+    assert shoal("host", "group", "--delete", "g1")[0] == 0
     assert shoal("host", "remove", "new")[0] == 0
     assert shoal("host", "list", "-q")[1] == ""
 
@@ -154,6 +172,11 @@ def test_pki_by_command(shoal: Shoal, tmp_path: Path) -> None:
     assert shoal("pki", "issue", "host", "web1", "--san", "10.0.0.1,web1.example", "--dir", place)[0] == 0
     assert shoal("pki", "issue", "user", "me", "--role", "reader", "--dir", place)[0] == 0
     assert shoal("pki", "issue", "user", "me", "--role", "king", "--dir", place)[0] == 1
+    authority = (tmp_path / "fleet" / "ca.pem").read_bytes()
+    for kind in (["user", "ca", "--role", "admin"], ["host", "ca"], ["user", "ca-key", "--role", "admin"]):
+        assert shoal("pki", "issue", *kind, "--dir", place, "--out", f"{place}/../fleet", "--overwrite")[0] == 2
+    assert (tmp_path / "fleet" / "ca.pem").read_bytes() == authority
+    assert shoal("pki", "issue", "user", "ca", "--role", "admin", "--dir", place, "--out", f"{place}/else")[0] == 0
     out = shoal("pki", "show", f"{place}/web1.pem")[1]
     assert "kind: host" in out
     assert "names: web1, web1.example, 10.0.0.1" in out
