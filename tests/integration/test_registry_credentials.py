@@ -107,6 +107,18 @@ async def test_wrong_login_is_tried_once(client: RegistryClient) -> None:
     assert caught.value.hint
 
 
+async def test_a_private_repository_does_not_close_the_public_ones(client: RegistryClient) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        refused = wants_basic(request) if "/private/" in request.path else None
+        return refused or serve_manifest(IMAGE.manifest, OCI_MANIFEST)
+
+    async with hostile_registry(handler) as server:
+        await client.resolve(ref_at(server, "private:1"), credentials=LOGIN)
+        await client.resolve(ref_at(server, "public:1"))
+        with pytest.raises(Unauthenticated, match="needs a login"):
+            await client.resolve(ref_at(server, "private:1"))
+
+
 async def test_credentials_of_one_registry_never_reach_another(client: RegistryClient) -> None:
     async def handler(request: web.Request) -> web.Response:
         return wants_basic(request) or serve_manifest(IMAGE.manifest, OCI_MANIFEST)
@@ -241,6 +253,20 @@ async def test_bearer_flow(client: RegistryClient) -> None:
         await whole(client, ref_at(server, "neighbour:1"))
         assert "Bearer token-2" in server.authorizations
         assert BASIC not in server.authorizations
+
+
+async def test_token_by_its_other_name(client: RegistryClient) -> None:
+    realm = ""
+
+    async def registry(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "Bearer other":
+            return challenge(realm=realm, service="s")
+        return await blob(request)
+
+    async with hostile_registry(registry) as server:
+        async with hostile_registry(TokenServer(token=None, access_token="other")) as auth:
+            realm = auth.url + "/token"
+            assert await whole(client, ref_at(server)) == DATA
 
 
 async def test_one_token_for_many_requests(client: RegistryClient) -> None:

@@ -60,7 +60,7 @@ class Pusher:
                 if await self._registry.blob_exists(ref, part, credentials=credentials):
                     meter.finished(ProgressPhase.EXISTS)
                     return
-                await self._fetch_back(image, part, credentials)
+                await self._fetch_back(image, ref, part, credentials)
             meter.phase(ProgressPhase.UPLOADING)
             sent = await self._registry.push_blob(
                 ref,
@@ -83,16 +83,19 @@ class Pusher:
                 return other.path
         return None
 
-    async def _fetch_back(self, image: Image, part: Descriptor, credentials: Credentials | None) -> None:
+    async def _fetch_back(
+        self, image: Image, ref: Reference, part: Descriptor, credentials: Credentials | None
+    ) -> None:
         """A layer that was here unpacked when the image was pulled, so that its blob never came."""
         digest = Digest.parse(part.digest)
         failed: ShoalError | None = None
         for name in image.repo_digests:
             origin = Reference.parse(name)
+            allowed = credentials if origin.domain == ref.domain else None
             try:
                 async with self._content.ingest(digest, part.size) as ingest:
                     if ingest.offset < part.size:
-                        async with self._registry.blob(origin, part, ingest.offset, credentials=None) as chunks:
+                        async with self._registry.blob(origin, part, ingest.offset, credentials=allowed) as chunks:
                             async for chunk in chunks:
                                 ingest.write(chunk)
                     await ingest.commit()

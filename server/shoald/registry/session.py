@@ -114,8 +114,9 @@ class Session:
         while True:
             ours = same_origin(url, base)
             sent = dict(headers)
-            if ours and (authorization := await authorizer.header(base, self._scopes, self.credentials)):
-                sent["Authorization"] = authorization
+            if ours:
+                found = await authorizer.header(base, self._scopes, self.credentials, fresh=challenged)
+                sent |= {"Authorization": found} if found else {}
             response = await self._wire.http.send(
                 method, url, registry=self.registry, headers=sent, body=None if body is None else body()
             )

@@ -34,8 +34,8 @@ _Key = tuple[str, tuple[str, ...], Credentials | None]
 
 
 class _Token(msgspec.Struct, frozen=True):
-    token: str = ""
-    access_token: str = ""
+    token: str | None = None
+    access_token: str | None = None
     expires_in: float | None = None
 
 
@@ -49,8 +49,11 @@ class Authorizer:
         self._tokens: OrderedDict[_Key, tuple[str, float]] = OrderedDict()
         self._locks: dict[_Key, tuple[asyncio.Lock, int]] = {}
 
-    async def header(self, base: URL, scopes: Sequence[str], credentials: Credentials | None) -> str | None:
-        """The Authorization header for the registry at `base`; None until it has challenged us.
+    async def header(
+        self, base: URL, scopes: Sequence[str], credentials: Credentials | None, *, fresh: bool = False
+    ) -> str | None:
+        """The Authorization header for the registry at `base`; None until it has challenged us, and where it wants a
+        login and there is none. `fresh`: the request has been challenged just now.
 
         Raises Unauthenticated (REGISTRY_AUTH), Unavailable (REGISTRY_AUTH_SERVER, REGISTRY_REDIRECT); Lost.
         """
@@ -59,6 +62,8 @@ class Authorizer:
             return None
         if challenge.scheme == "basic":
             if credentials is None or not credentials.password:
+                if not fresh:  # what another repository wanted: this one may be open to all
+                    return None
                 raise _login_needed(host_port(base))
             return basic(credentials)
         return "Bearer " + await self._token(base, challenge, tuple(sorted(set(scopes))), credentials)
