@@ -66,6 +66,11 @@ def test_apply_changes_nothing_in_the_old_state() -> None:
     assert start.history == ()
 
 
+def test_a_stage_has_the_env_of_its_parent_not_what_an_arg_hid_of_it() -> None:
+    state = walk(make("FROM a AS x\nENV V=1\nARG V=2\nARG W=3\nRUN a\nFROM x\nENV R=$V$W\n"))
+    assert (state.env["R"], state.env["V"], state.env["W"]) == ("13", "1", "3")
+
+
 def test_environment_of_the_base_is_expanded_lazily() -> None:
     made = make("FROM x\nENV PATH=/a:$PATH\nRUN x\nCOPY $DIR/f .\n")
     state = StageState.start(made, 0, {"Env": ["PATH=/bin", "DIR=/d"], "WorkingDir": "/w"})

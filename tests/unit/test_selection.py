@@ -158,6 +158,12 @@ def test_a_mode_goes_to_everything_but_links_and_the_destination() -> None:
     assert items[0].mode == 0o755
 
 
+@pytest.mark.parametrize(("exclude", "taken_"), [("b.txt", ["/b.txt"]), ("a.txt", [])])
+def test_an_exclude_is_about_the_name_of_the_source(exclude: str, taken_: list[str]) -> None:
+    step = copy("/a.txt", dest="/b.txt", exclude=(exclude,))
+    assert [item.target for item in taken(step, tree_of(entry("/a.txt")))] == taken_
+
+
 @pytest.mark.parametrize(
     ("exclude", "sources", "wanted"),
     [

@@ -17,6 +17,7 @@ import msgspec
 
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
+from shoald.build.archives import is_archive
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
@@ -292,7 +293,7 @@ async def _split(
     digests: list[str] = []
     for item in items:
         named = unpack and item.named and item.kind == "f"
-        if named and await asyncio.to_thread(trees.is_archive, root, item.source):
+        if named and await asyncio.to_thread(is_archive, root, item.source):
             archives.append((item.source, dest))
             digests.append(item.content)
         else:

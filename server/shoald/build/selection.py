@@ -237,7 +237,7 @@ def select(step: CopyStep, tree: Tree, *, dest_is_directory: bool, mode: ModeCha
         if not isinstance(source, PathSource):
             continue
         for name, path in _named(source, tree):
-            items += _from_source(step, tree, path, posixpath.join(step.dest, name) if into else step.dest)
+            items += _from_source(step, tree, name, path, posixpath.join(step.dest, name) if into else step.dest)
     for file in step.files:
         target = posixpath.join(step.dest, file.name) if into else step.dest
         data = file.data.encode("utf-8", "surrogateescape")
@@ -272,11 +272,11 @@ def _named(source: PathSource, tree: Tree) -> list[tuple[str, str]]:
     return [(name, path) for name, path in found if path is not None]
 
 
-def _from_source(step: CopyStep, tree: Tree, path: str, target: str) -> list[CopyItem]:
+def _from_source(step: CopyStep, tree: Tree, name: str, path: str, target: str) -> list[CopyItem]:
     entry = tree.by_path[path]
     excluded = Matcher(step.exclude).excluded if step.exclude else None
     if entry.kind != "d":
-        return [] if excluded and excluded(posixpath.basename(target)) else [item_of(entry, target, named=True)]
+        return [] if excluded and excluded(name) else [item_of(entry, target, named=True)]
     # As in BuildKit, a new directory at the destination itself is made afresh, not after the source.
     items = [CopyItem(path, step.dest, "d", 0o755, 0, 0, entry.mtime_ns, "", {}, 0, keep_existing=True)]
     left_out: dict[str, TreeEntry] = {}

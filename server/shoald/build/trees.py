@@ -1,16 +1,12 @@
-"""Scanning and copying of trees by the programs shoald.host.treescan and treecopy; detection of archives."""
+"""Scanning and copying of trees by the programs shoald.host.treescan and treecopy."""
 
 from __future__ import annotations
 
-import bz2
 import json
-import lzma
 import os
 import posixpath
-import re
 import stat
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,6 @@ from shoald.host.syscall import failure
 from shoald.host.treescan import open_inside
 
 MAX_ANSWER = 512 << 20
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 async def scan(root: Path, paths: Sequence[str], *, want_hash: bool = True) -> Tree:
@@ -139,62 +134,3 @@ def final_target(root: Path, path: str) -> str:
     finally:
         os.close(top)
     raise InvalidArgument(f"too many levels of symbolic links: {path}", reason="COPY_FAILED")
-
-
-def is_archive(root: Path, path: str) -> bool:
-    """Whether a regular file is a tar archive, plain or compressed in a way that ADD unpacks. Reads its first block
-    only."""
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = open_inside(directory, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return False
-    finally:
-        os.close(directory)
-    try:
-        head = os.read(fd, 64 << 10)
-    finally:
-        os.close(fd)
-    return is_tar_header(first_block(head))
-
-
-def first_block(head: bytes) -> bytes:
-    """The first 512 bytes of what `head`, the beginning of a file, stands for after decompression; b"" when that
-    fails."""
-    kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
-    try:
-        match kind:
-            case "gzip":
-                return zlib.decompressobj(wbits=31).decompress(head, 512)
-            case "bzip2":
-                return bz2.BZ2Decompressor().decompress(head, 512)
-            case "xz":
-                return lzma.LZMADecompressor(memlimit=256 << 20).decompress(head, 512)
-            case "zstd":
-                return _zstd_block(head)
-            case _:
-                return head[:512]
-    except (zlib.error, OSError, lzma.LZMAError, EOFError, ValueError):
-        return b""
-
-
-def _zstd_block(head: bytes) -> bytes:
-    from backports import zstd
-
-    try:
-        return bytes(zstd.ZstdDecompressor().decompress(head, 512))
-    except zstd.ZstdError:
-        return b""
-
-
-def is_tar_header(block: bytes) -> bool:
-    """Whether 512 bytes are a tar header: the checksum fits (POSIX ustar interchange format), its bytes summed up as
-    unsigned numbers or, as old programs did, as signed ones."""
-    if len(block) < 512 or not block.rstrip(b"\0"):
-        return False
-    match = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", block[148:156])
-    if match is None:
-        return False
-    summed = block[:148] + b" " * 8 + block[156:512]
-    total = sum(summed)
-    return int(match[1], 8) in (total, total - 256 * sum(byte > 127 for byte in summed))

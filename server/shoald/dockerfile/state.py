@@ -134,5 +134,5 @@ def _begin(state: StageState, triggers: tuple[str, ...]) -> StageState:
         plan.check_order(state.index, instructions)
     except DockerfileError as e:
         raise e.place(stage.span, plan.filename) from None
-    env = {**state.env, **env_pairs(config.env)} if not state.env else state.env
+    env = {**state.env, **env_pairs(config.env)}  # what the parent's ARG hid of its ENV shows again
     return replace(state, config=config, env=env, instructions=instructions)
