@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,30 @@ RUN --mount=type=cache,id=of-test,target=/c head -c 2000000 /dev/urandom > /c/f
     assert host.json("builder", "du", "--format", "json") == []
     assert run(host, "stat", "-c", "%s", "/copy") == "3000000\n"
     build(host, tmp_path / "c", text)
+
+
+def test_a_build_goes_on_without_its_client(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    context = tmp_path / "c"
+    text = f"FROM {busybox}\nRUN echo begun; while [ ! -e /tmp/never ]; do sleep 0.1; done\n"
+    context.mkdir()
+    (context / "Dockerfile").write_text(text)
+    (request_id,) = host.shoal("build", "--detach", "-t", "endless", context).stdout.split()
+    (row,) = [row for row in host.json("builder", "ls", "--format", "json") if row["ID"] == request_id]
+    assert (row["State"], row["Name"]) == ("running", "endless:latest")
+    deadline = time.monotonic() + 20
+    while "begun" not in (said := host.shoal("build", "logs", request_id[:12]).stderr) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "begun" in said
+    assert host.shoal("build", "cancel", request_id).stdout == f"{request_id}\n"
+    (row,) = [row for row in host.json("build", "list", "--format", "json") if row["ID"] == request_id]
+    assert row["State"] == "cancelled"
+    (context / "Dockerfile").write_text(f"FROM {busybox}\nRUN sleep 1; echo at last\n")
+    (request_id,) = host.shoal("build", "--detach", "-t", "later", context).stdout.split()
+    done = host.shoal("build", "attach", request_id)
+    assert "at last" in done.stderr
+    assert done.stdout.strip() == host.json("inspect", "later")[0]["Id"]
+    (context / "Dockerfile").write_text(f"FROM {busybox}\nRUN exit 7\n")
+    (request_id,) = host.shoal("build", "--detach", context).stdout.split()
+    assert "exit code: 7" in host.shoal("build", "attach", request_id, code=1).stderr
+    assert "no build" in host.shoal("builder", "attach", "feedfeed", code=1).stderr
+    assert "--detach leaves" in host.shoal("build", "--detach", "-o", "x", context, code=2).stderr

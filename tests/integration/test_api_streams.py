@@ -123,6 +123,29 @@ async def test_a_context_that_is_cut_off_by_a_half_close_is_cancelled(
     assert isinstance(engine.context_error, Cancelled)
 
 
+async def test_builds_and_their_cache_are_listed_and_pruned(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
+    stub = ImageServiceStub(channel)
+    builds = [item.build async for item in stub.ListBuilds(images.ImageServiceListBuildsRequest())]
+    assert [(each.request_id, each.state) for each in builds] == [
+        ("b1", images.BuildSummary.STATE_SUCCEEDED),
+        ("b2", images.BuildSummary.STATE_RUNNING),
+    ]
+    assert [each.HasField("ended_at") for each in builds] == [True, False]
+    records = [item.record async for item in stub.ListBuildCache(images.ImageServiceListBuildCacheRequest())]
+    assert [(each.kind, each.shared, each.in_use) for each in records] == [
+        (images.BuildCacheRecord.KIND_LAYER, True, False),
+        (images.BuildCacheRecord.KIND_MOUNT, False, True),
+    ]
+    request = images.ImageServicePruneBuildCacheRequest(all=True, keep_bytes=9)
+    request.unused_since.FromSeconds(1000)
+    answer = await stub.PruneBuildCache(request)
+    assert (list(answer.ids), answer.freed_bytes) == (["a" * 64], 5)
+    (wanted,) = engine.asked("prune_build_cache")
+    assert (wanted.everything, wanted.keep_bytes, wanted.unused_since.timestamp()) == (True, 9, 1000)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.PruneBuildCache(images.ImageServicePruneBuildCacheRequest(keep_bytes=-1))
+
+
 async def test_named_contexts_come_after_the_main_one(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
     start = {"dockerfile": b"FROM x", "contexts": {"a": "", "b": "docker-image://busybox", "c": ""}}
     end = Build(context_chunk=bytes(1024))

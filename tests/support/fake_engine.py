@@ -32,7 +32,7 @@ from shoald.engine.ports import (
     Pushed,
 )
 from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
-from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import BuildRequest, BuildState, BuildSummary, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRecord
 from shoald.model.change import ContainerChange
 from shoald.model.container import Container, ContainerSpec, ContainerState, Membership, Process, PullPolicy
@@ -438,10 +438,17 @@ class FakeEngine:
             self.context_error = error
             raise
         self.context_complete = True
-        async for item in self.follow_build(request_id, 0):
+        async for item in self.follow_build(request_id, 0, True):
             yield item
 
-    async def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+    def list_builds(self) -> Sequence[BuildSummary]:
+        self._called("list_builds")
+        return [
+            BuildSummary("b1", BuildState.SUCCEEDED, "web", NOW, NOW, IMAGE.id),
+            BuildSummary("b2", BuildState.RUNNING, "Dockerfile", NOW),
+        ]
+
+    async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
         self._called("follow_build", request_id, cursor)
         bodies = (
             StepStarted("s1", "0", 1, 2, "RUN x", 2, 3),

@@ -37,6 +37,9 @@ def build(
     progress: Annotated[
         str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
     ] = "auto",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it to the hosts; print ids for `build attach` and `cancel`.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the image's id.")] = False,
     iidfile: Annotated[str, typer.Option("--iidfile", metavar="FILE", help="Write the image's id to a file.")] = "",
     secret: Annotated[
@@ -52,7 +55,10 @@ def build(
     ] = None,
     creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the base image's registry.")] = "",
 ) -> None:
-    """Build an image from a Dockerfile. The image's id goes to standard output, the course to standard error."""
+    """Build an image from a Dockerfile. The image's id goes to standard output, the course to standard error.
+
+    `build list`, `attach`, `logs` and `cancel` are those of `shoal builder`; a directory of such a name is ./list.
+    """
     if progress not in {"auto", "plain", "tty", "quiet", "json"}:
         raise UsageFault(f"--progress {progress!r} is unknown", hint="choose auto, plain, tty, quiet or json")
     if network not in {"", "default", "bridge", "none", "host"}:
@@ -75,6 +81,7 @@ def build(
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
         outputs=[parse_output(text) for text in output or ()],
+        detach=detach,
     )
     options.check()
     execute(_build(ctx.obj, options))

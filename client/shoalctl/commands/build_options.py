@@ -37,6 +37,7 @@ class BuildOptions:
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     contexts: dict[str, str] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
+    detach: bool = False
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""

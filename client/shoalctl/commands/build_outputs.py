@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def check_outputs(options: BuildOptions, hosts: Sequence[str]) -> None:
     """Find what can't work before anything is built. Raises UsageFault."""
+    if options.detach and (options.outputs or options.iidfile):
+        raise UsageFault("--detach leaves nobody here for an --output or --iidfile")
     for output in options.outputs:
         if output.kind == "image":
             if output.push and not options.names:

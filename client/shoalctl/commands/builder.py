@@ -1,4 +1,4 @@
-"""`shoal builder du|prune`: what the builders of the hosts keep."""
+"""`shoal builder ls|attach|logs|cancel|du|prune`: builds of the hosts, and what they keep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
 
-app = verb_app("Manage what builds keep.")
+app = verb_app("Manage builds and what they keep.")
 
 Texts = list[str] | None
 COLUMNS = (
@@ -23,6 +23,78 @@ COLUMNS = (
     Column("LAST USED", "LastUsed"),
     Column("DESCRIPTION", "Description"),
 )
+
+
+BUILD_COLUMNS = (
+    Column("ID", "ID"),
+    Column("STATE", "State"),
+    Column("NAME", "Name"),
+    Column("STARTED", "Started"),
+    Column("TOOK", "Took"),
+)
+
+
+@app.command("ls", cls=HostCommand)
+def list_builds(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids.")] = False,
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, json, or a template.")] = "",
+) -> None:
+    """List builds that go on, and those that ended in the last ten minutes."""
+    from shoalctl.commands.builds import show_list
+
+    invocation: Invocation = ctx.obj
+    listing = Listing(BUILD_COLUMNS, "ID", format_, quiet, several=len(invocation.selected()) > 1)
+    listing.check()
+    execute(show_list(invocation, listing))
+
+
+@app.command("attach", cls=HostCommand)
+def attach(
+    ctx: typer.Context,
+    build: Annotated[str, typer.Argument(metavar="ID", help="As `build --detach` printed it, or its beginning.")],
+    progress: Annotated[
+        str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
+    ] = "auto",
+) -> None:
+    """Follow a build from its beginning to its end. Ctrl-C leaves it going on."""
+    from shoalctl.commands.builds import follow
+
+    _check_progress(progress)
+    execute(follow(ctx.obj, build, progress, wait=True))
+
+
+@app.command("logs", cls=HostCommand)
+def logs(
+    ctx: typer.Context,
+    build: Annotated[str, typer.Argument(metavar="ID")],
+    wait: Annotated[bool, typer.Option("-f", "--follow", help="Until its end, as attach.")] = False,
+    progress: Annotated[str, typer.Option("--progress", metavar="HOW", help="plain or json.")] = "plain",
+) -> None:
+    """Show what a build has said so far."""
+    from shoalctl.commands.builds import follow
+
+    _check_progress(progress)
+    execute(follow(ctx.obj, build, progress, wait=wait))
+
+
+@app.command("cancel", cls=HostCommand)
+def cancel(
+    ctx: typer.Context,
+    builds: Annotated[list[str], typer.Argument(metavar="ID...")],
+) -> None:
+    """End builds. One that has ended is a success."""
+    from shoalctl.commands.builds import cancel_all
+
+    execute(cancel_all(ctx.obj, builds))
+
+
+app.command("list", cls=HostCommand, hidden=True)(list_builds)
+
+
+def _check_progress(progress: str) -> None:
+    if progress not in {"auto", "plain", "tty", "quiet", "json"}:
+        raise UsageFault(f"--progress {progress!r} is unknown", hint="choose auto, plain, tty, quiet or json")
 
 
 @app.command("du", cls=HostCommand)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalError
@@ -35,7 +36,7 @@ class Building:
     def __init__(self, fleet: Fleet, options: BuildOptions) -> None:
         self._fleet = fleet
         self._options = options
-        self._view = _view(options.progress, fleet.names)
+        self._view = build_view(options.progress, fleet.names)
         self._builds: dict[str, Build] = {}
         self._iidfile = IdFile("--iidfile", options.iidfile, new=False)
 
@@ -55,7 +56,7 @@ class Building:
         start = options.start(source, await self._credentials(source))
         for name in self._fleet.names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
-        results: list[HostResult[image_pb2.Image]] = []
+        results: list[HostResult[image_pb2.Image | None]] = []
         try:
             async for result in self._fleet.each(self._one):
                 results.append(result)
@@ -66,17 +67,20 @@ class Building:
         self._view.close()
         return self._report(results, source)
 
-    async def _one(self, host: HostClient) -> image_pb2.Image:
+    async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
-        async for event in build.events():
-            _show(self._view, host.name, event)
+        async with aclosing(build.events()) as events:
+            async for event in events:
+                if self._options.detach:
+                    return None  # the host has all that it needs
+                show_event(self._view, host.name, event)
         image = build.result()
         for output in self._options.outputs:
             await deliver(host, image, output, self._options)
         await asyncio.to_thread(self._iidfile.write, image.id)
         return image
 
-    def _report(self, results: list[HostResult[image_pb2.Image]], source: Source) -> int:
+    def _report(self, results: list[HostResult[image_pb2.Image | None]], source: Source) -> int:
         marks = MarkedLines(self._fleet.names)
         excerpts: list[list[str]] = []
         order = {name: at for at, name in enumerate(self._fleet.names)}
@@ -90,6 +94,9 @@ class Building:
                 show_error(result.error, result.host)
                 continue
             image = result.get()
+            if image is None or self._options.detach:
+                marks.line(result.host, self._builds[result.host].request_id)
+                continue
             if not any(output.dest == "-" for output in self._options.outputs):
                 marks.line(result.host, image.id)
         return exits.combined(not result.ok for result in results)
@@ -120,7 +127,7 @@ class Building:
             pass
 
 
-def _view(progress: str, hosts: list[str]) -> BuildView:
+def build_view(progress: str, hosts: list[str]) -> BuildView:
     if progress == "quiet":
         return QuietBuild()
     if progress == "json":
@@ -130,7 +137,7 @@ def _view(progress: str, hosts: list[str]) -> BuildView:
     return PlainBuild(hosts)
 
 
-def _show(view: BuildView, host: str, event: Any) -> None:
+def show_event(view: BuildView, host: str, event: Any) -> None:
     time = event.time.seconds + event.time.nanos / 1e9
     match event.WhichOneof("event"):
         case "step_started":

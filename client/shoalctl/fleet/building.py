@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -46,7 +46,16 @@ class Build:
         self._cursor = 0
         self._sent = False
 
-    async def events(self) -> AsyncIterator[image_pb2.BuildEvent]:
+    @classmethod
+    def of(cls, host: HostClient, request_id: str) -> Build:
+        """One that the host works at, or has ended a moment ago."""
+        from shoal.v1 import image_pb2
+
+        build = cls(host, image_pb2.ImageServiceBuildRequest.Start(request_id=request_id), lambda: iter(()))
+        build._sent = True
+        return build
+
+    async def events(self) -> AsyncGenerator[image_pb2.BuildEvent, None]:
         """The events, each once; afterwards `image` is there. Raises what the build failed with."""
         attempts = 0
         while self.image is None:

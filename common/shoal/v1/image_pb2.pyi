@@ -704,6 +704,107 @@ class ImageServiceBuildResponse(_message.Message):
 Global___ImageServiceBuildResponse: _TypeAlias = ImageServiceBuildResponse  # noqa: Y015
 
 @_typing.final
+class BuildSummary(_message.Message):
+    """A build that the host works at or has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[BuildSummary._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: BuildSummary._State.ValueType  # 0
+        STATE_RUNNING: BuildSummary._State.ValueType  # 1
+        STATE_SUCCEEDED: BuildSummary._State.ValueType  # 2
+        STATE_FAILED: BuildSummary._State.ValueType  # 3
+        STATE_CANCELLED: BuildSummary._State.ValueType  # 4
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: BuildSummary.State.ValueType  # 0
+    STATE_RUNNING: BuildSummary.State.ValueType  # 1
+    STATE_SUCCEEDED: BuildSummary.State.ValueType  # 2
+    STATE_FAILED: BuildSummary.State.ValueType  # 3
+    STATE_CANCELLED: BuildSummary.State.ValueType  # 4
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """What FollowBuild and SystemService.Cancel take."""
+    state: Global___BuildSummary.State.ValueType
+    title: _builtins.str
+    """The first tag, or the name of the Dockerfile."""
+    image_id: _builtins.str
+    """With SUCCEEDED."""
+    error: _builtins.str
+    """With FAILED."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """Not set while it goes on."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        state: Global___BuildSummary.State.ValueType = ...,
+        title: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+        image_id: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "error", b"error", "image_id", b"image_id", "request_id", b"request_id", "started_at", b"started_at", "state", b"state", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildSummary: _TypeAlias = BuildSummary  # noqa: Y015
+
+@_typing.final
+class ImageServiceListBuildsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceListBuildsRequest: _TypeAlias = ImageServiceListBuildsRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceListBuildsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def build(self) -> Global___BuildSummary: ...
+    def __init__(
+        self,
+        *,
+        build: Global___BuildSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceListBuildsResponse: _TypeAlias = ImageServiceListBuildsResponse  # noqa: Y015
+
+@_typing.final
 class BuildCacheRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -864,18 +965,22 @@ class ImageServiceFollowBuildRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    NO_FOLLOW_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     cursor: _builtins.int
     """The cursor of the last event that was seen; 0: from the beginning."""
+    no_follow: _builtins.bool
+    """Only what there is now; of a build that goes on the stream ends without an image."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         cursor: _builtins.int = ...,
+        no_follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "no_follow", b"no_follow", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,11 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
                 _registered_method=True)
+        self.ListBuilds = channel.unary_stream(
+                '/shoal.v1.ImageService/ListBuilds',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsResponse.FromString,
+                _registered_method=True)
         self.ListBuildCache = channel.unary_stream(
                 '/shoal.v1.ImageService/ListBuildCache',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildCacheRequest.SerializeToString,
@@ -123,6 +128,14 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBuilds(self, request, context):
+        """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
+        Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListBuildCache(self, request, context):
         """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all.
         """
@@ -192,6 +205,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.Build,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.SerializeToString,
+            ),
+            'ListBuilds': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListBuilds,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsResponse.SerializeToString,
             ),
             'ListBuildCache': grpc.unary_stream_rpc_method_handler(
                     servicer.ListBuildCache,
@@ -310,6 +328,33 @@ class ImageService(object):
             '/shoal.v1.ImageService/Build',
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBuilds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ImageService/ListBuilds',
+            shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,10 @@ class ImageServiceStub:
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    ListBuilds: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]
+    """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
+    Roles: admin, operator.
+    """
     ListBuildCache: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
     PruneBuildCache: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]
@@ -97,6 +101,10 @@ class ImageServiceAsyncStub(ImageServiceStub):
     A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
+    """
+    ListBuilds: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]  # type: ignore[assignment]
+    """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
+    Roles: admin, operator.
     """
     ListBuildCache: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]  # type: ignore[assignment]
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
@@ -157,6 +165,16 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
         FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
         "start_line" and "end_line".
+        """
+
+    @_abc_1.abstractmethod
+    def ListBuilds(
+        self,
+        request: _image_pb2.ImageServiceListBuildsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceListBuildsResponse], _abc.AsyncIterator[_image_pb2.ImageServiceListBuildsResponse]]:
+        """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
+        Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

@@ -16,7 +16,16 @@ from shoald.api.codec_common import (
     timestamp_of_text,
 )
 from shoald.engine.ports import BuildEvent, Pushed
-from shoald.model.build import BuildRequest, BuildSecret, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import (
+    BuildRequest,
+    BuildSecret,
+    BuildState,
+    BuildSummary,
+    BuildWarning,
+    StepFinished,
+    StepLog,
+    StepStarted,
+)
 from shoald.model.image import Image, Progress
 
 _MAX_DOCKERFILE_BYTES = 2 << 20
@@ -135,6 +144,27 @@ def _image_of(name: str, value: str) -> str:
     if scheme != "docker-image" or not separator:
         raise invalid("contexts", f"{value[:80]!r} is no docker-image://REFERENCE")
     return canonical(reference)
+
+
+_STATES = {
+    BuildState.RUNNING: pb.BuildSummary.STATE_RUNNING,
+    BuildState.SUCCEEDED: pb.BuildSummary.STATE_SUCCEEDED,
+    BuildState.FAILED: pb.BuildSummary.STATE_FAILED,
+    BuildState.CANCELLED: pb.BuildSummary.STATE_CANCELLED,
+}
+
+
+def build_summary(value: BuildSummary) -> pb.BuildSummary:
+    """As a message."""
+    return pb.BuildSummary(
+        request_id=value.request_id,
+        state=_STATES[value.state],
+        title=value.title,
+        started_at=timestamp(value.started_at),
+        ended_at=timestamp(value.ended_at),
+        image_id=value.image_id,
+        error=value.error,
+    )
 
 
 def build_event(value: BuildEvent) -> pb.BuildEvent:

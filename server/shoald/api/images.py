@@ -12,7 +12,7 @@ from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_buildcache import cache_prune, cache_record
 from shoald.api.codec_common import credentials_of, labels_of, platform_of, progress
-from shoald.api.codec_image import build_event, build_request_of, canonical, details, image, pushed
+from shoald.api.codec_image import build_event, build_request_of, build_summary, canonical, details, image, pushed
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing, send_all
 from shoald.engine.ports import BuildEvent, Engine, Pushed
@@ -58,6 +58,10 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             items = self._engine.build(request_id, request, contexts)
             await send_all(context, items, self._build_message)
 
+    async def ListBuilds(self, request: pb.ImageServiceListBuildsRequest, context: Context) -> None:  # type: ignore[override]
+        for each in self._engine.list_builds():
+            await context.write(pb.ImageServiceListBuildsResponse(build=build_summary(each)))
+
     async def ListBuildCache(self, request: pb.ImageServiceListBuildCacheRequest, context: Context) -> None:  # type: ignore[override]
         for record in await self._engine.build_cache.records():
             await context.write(pb.ImageServiceListBuildCacheResponse(record=cache_record(record)))
@@ -72,7 +76,9 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         if request.cursor < 0:
             raise invalid("cursor", "must be 0 or more")
         request_id = operation_id(required("request_id", request.request_id))
-        await send_all(context, self._engine.follow_build(request_id, request.cursor), self._follow_message)
+        await send_all(
+            context, self._engine.follow_build(request_id, request.cursor, not request.no_follow), self._follow_message
+        )
 
     async def List(self, request: pb.ImageServiceListRequest, context: Context) -> None:  # type: ignore[override]
         images = await self._engine.list_images(request.reference, labels_of(request.labels), request.dangling)

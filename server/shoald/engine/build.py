@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from shoald.host.trees import remove_tree
 from shoald.images.assemble import Assembler, BuiltLayer
 from shoald.images.layers import Layers
 from shoald.metadata.store import Metadata
-from shoald.model.build import BuildRequest, StepFinished
+from shoald.model.build import BuildRequest, BuildState, BuildSummary, StepFinished
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
 from shoald.model.snapshot import Snapshot
@@ -94,23 +94,32 @@ class BuildCases:
                         self._executor.forget_context(each)
                     await asyncio.shield(asyncio.to_thread(remove_tree, place))
 
-            operation, started = self._operations.start(request_id, "build", _fingerprint(request), work)
+            title = request.tags[0] if request.tags else request.dockerfile_name
+            operation, started = self._operations.start(request_id, "build", _fingerprint(request), work, title)
         finally:
             if not started:
                 await asyncio.shield(asyncio.to_thread(remove_tree, place))
         async for event in self._follow(operation, 0):
             yield event
 
-    async def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+    async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
         """See engine.ports.Engine.follow_build."""
-        async for event in self._follow(self._operations.get(request_id, "build"), cursor):  # type: ignore[arg-type]
+        operation = cast("Operation[Image]", self._operations.get(request_id, "build"))
+        async for event in self._follow(operation, cursor, wait=wait):
             yield event
 
-    async def _follow(self, operation: Operation[Image], cursor: int) -> AsyncIterator[BuildEvent | Image]:
-        async for number, stamped in operation.follow(cursor):
+    async def _follow(
+        self, operation: Operation[Image], cursor: int, *, wait: bool = True
+    ) -> AsyncIterator[BuildEvent | Image]:
+        async for number, stamped in operation.follow(cursor, wait=wait):
             at, body = cast("tuple[datetime, BuildEventBody]", stamped)
             yield BuildEvent(number, at, body)
-        yield await operation.result()
+        if wait or operation.done:
+            yield await operation.result()
+
+    def list_builds(self) -> Sequence[BuildSummary]:
+        """See engine.ports.Engine.list_builds."""
+        return [_summary(cast("Operation[Image]", operation)) for operation in self._operations.all("build")]
 
     async def _measured(self, request: BuildRequest, context: Path, named: Mapping[str, Path], emit: Emit) -> Image:
         begun = time.monotonic()
@@ -199,6 +208,20 @@ class BuildCases:
     def _made_at(self, layer: StepLayer) -> str:
         entry = self._md.cache.get(layer.key)
         return _text(entry.created_at if entry else datetime.now(UTC))
+
+
+def _summary(operation: Operation[Image]) -> BuildSummary:
+    outcome = operation.outcome()
+    state, image_id, error = BuildState.RUNNING, "", ""
+    if isinstance(outcome, BaseException):
+        state, error = BuildState.FAILED, str(outcome)
+    elif outcome is not None:
+        state, image_id = BuildState.SUCCEEDED, outcome.id
+    elif operation.done:
+        state = BuildState.CANCELLED
+    return BuildSummary(
+        operation.request_id, state, operation.title, operation.started, operation.ended, image_id, error
+    )
 
 
 def _directories(place: Path, request: BuildRequest) -> tuple[Path, dict[str, Path]]:

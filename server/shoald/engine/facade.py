@@ -32,7 +32,7 @@ from shoald.engine.ports import (
 )
 from shoald.engine.system import SystemCases
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
-from shoald.model.build import BuildRequest
+from shoald.model.build import BuildRequest, BuildSummary
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
@@ -96,9 +96,13 @@ class LocalEngine:
         """See Engine.build."""
         return self._builds.build(request_id, request, contexts)
 
-    def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
+    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
         """See Engine.follow_build."""
-        return self._builds.follow_build(request_id, cursor)
+        return self._builds.follow_build(request_id, cursor, wait)
+
+    def list_builds(self) -> Sequence[BuildSummary]:
+        """See Engine.list_builds."""
+        return self._builds.list_builds()
 
     async def list_images(
         self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False

@@ -35,9 +35,12 @@ class Operation(Generic[R]):
     later Progress record replaced an earlier one of the same id. Output (an event with `data`) that is no longer kept
     is replaced by a BuildWarning of rule OutputDropped."""
 
-    def __init__(self, request_id: str, kind: str, fingerprint: str) -> None:
+    def __init__(self, request_id: str, kind: str, fingerprint: str, title: str = "") -> None:
         self.request_id = request_id
         self.kind = kind
+        self.title = title
+        self.started = datetime.now(UTC)
+        self.ended: datetime | None = None
         self.fingerprint = fingerprint
         self.finished_at: float | None = None
         self._events: dict[int, object] = {}
@@ -63,6 +66,7 @@ class Operation(Generic[R]):
 
     def _finish(self, task: asyncio.Task[R]) -> None:
         self.finished_at = time.monotonic()
+        self.ended = datetime.now(UTC)
         if not task.cancelled():
             task.exception()  # marks it as seen: followers raise it
         self._wake()
@@ -98,9 +102,9 @@ class Operation(Generic[R]):
             self.buffered_bytes -= size
             self._dropped_to = number
 
-    async def follow(self, cursor: int = 0) -> AsyncIterator[tuple[int, object]]:
-        """Events after `cursor` with their numbers, until the work has ended. Raises nothing of the work's: see
-        result().
+    async def follow(self, cursor: int = 0, *, wait: bool = True) -> AsyncIterator[tuple[int, object]]:
+        """Events after `cursor` with their numbers, until the work has ended, or only those of now. Raises nothing of
+        the work's: see result().
 
         Raises OutOfRange (CURSOR_UNKNOWN) for a cursor that was never given.
         """
@@ -116,7 +120,7 @@ class Operation(Generic[R]):
                     # All that was dropped lies at or before this number: it is told once, where the rest begins.
                     yield number, (datetime.now(UTC), OUTPUT_DROPPED)
             if cursor >= self._last:
-                if done:
+                if done or not wait:
                     return
                 await changed.wait()
 
@@ -127,6 +131,12 @@ class Operation(Generic[R]):
         if self._task.cancelled():
             raise Cancelled(f"the {self.kind} was cancelled", reason="OPERATION_CANCELLED")
         return self._task.result()
+
+    def outcome(self) -> R | BaseException | None:
+        """The result or the error of work that has ended; None while it goes on or when it was cancelled."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception() or self._task.result()
 
     def cancel(self) -> bool:
         """End the work; True when it was running. Work that was begun a moment ago is entered first, so that it can
@@ -151,7 +161,7 @@ class Operations:
         self._by_id: dict[str, Operation[object]] = {}
 
     def start(
-        self, request_id: str, kind: str, fingerprint: str, work: Callable[[Emit], Awaitable[R]]
+        self, request_id: str, kind: str, fingerprint: str, work: Callable[[Emit], Awaitable[R]], title: str = ""
     ) -> tuple[Operation[R], bool]:
         """Begin `work`, or join the operation that has this id; the bool tells that it was begun now.
 
@@ -167,10 +177,15 @@ class Operations:
                     hint="make a new request id for a new request",
                 )
             return known, False  # type: ignore[return-value]
-        operation: Operation[R] = Operation(request_id or secrets.token_hex(16), kind, fingerprint)
+        operation: Operation[R] = Operation(request_id or secrets.token_hex(16), kind, fingerprint, title)
         self._by_id[operation.request_id] = operation  # type: ignore[assignment]
         operation.begin(work, self._ended)
         return operation, True
+
+    def all(self, kind: str) -> list[Operation[object]]:
+        """Those of a kind, the oldest first."""
+        self._forget_old()
+        return [operation for operation in self._by_id.values() if operation.kind == kind]
 
     def get(self, request_id: str, kind: str) -> Operation[object]:
         """The operation. Raises NotFound (OPERATION_NOT_FOUND)."""

@@ -16,7 +16,7 @@ from shoal.platform import Platform
 from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.network_ports import NetworkUses
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
-from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import BuildRequest, BuildSummary, BuildWarning, StepFinished, StepLog, StepStarted
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
 from shoald.model.image import Image, Progress, RegistryCredentials
@@ -214,8 +214,11 @@ class Engine(Protocol):
         """`contexts` are names and tar streams, the main one ("") first, read to their end before the build starts; the
         Image comes last."""
 
-    def follow_build(self, request_id: str, cursor: int) -> AsyncIterator[BuildEvent | Image]:
-        """Events after `cursor`; the Image last."""
+    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
+        """Events after `cursor`; the Image last. Not `wait`: only what there is now."""
+
+    def list_builds(self) -> Sequence[BuildSummary]:
+        """Builds that go on or ended a moment ago, the oldest first."""
 
     async def list_images(
         self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
 
 from msgspec import Struct, field
 
@@ -45,6 +47,27 @@ class BuildWarning(Struct, frozen=True):
     message: str
     start_line: int = 0
     end_line: int = 0
+
+
+class BuildState(StrEnum):
+    """How a build is doing."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class BuildSummary(Struct, frozen=True):
+    """A build that goes on or has ended; see shoal.v1.BuildSummary."""
+
+    request_id: str
+    state: BuildState
+    title: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    image_id: str = ""
+    error: str = ""
 
 
 class BuildSecret(Struct, frozen=True):
