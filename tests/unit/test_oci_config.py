@@ -168,3 +168,36 @@ def test_chain_id_of_a_real_image() -> None:
     """Two layers whose chain id Docker computed: the one above, of the empty layer twice."""
     empty = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
     assert chain_ids([empty, empty])[1] == "sha256:" + hashlib.sha256(f"{empty} {empty}".encode()).hexdigest()
+
+
+def test_null_is_not_set() -> None:
+    """As Go reads it; values of Volumes are null as they are."""
+    body = {
+        "architecture": "amd64",
+        "os": "linux",
+        "author": None,
+        "variant": None,
+        "os.version": None,
+        "config": {
+            "User": None,
+            "WorkingDir": None,
+            "StopSignal": None,
+            "ArgsEscaped": None,
+            "Env": None,
+            "Cmd": "sh",
+            "Volumes": {"/v": None},
+            "Labels": {"a": None, "b": "2"},
+            "Healthcheck": {"Test": ["CMD", "x"], "Interval": None, "Retries": None},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [A]},
+        "history": [{"created": None, "created_by": None, "comment": None, "empty_layer": None}, None],
+    }
+    assert parse_config(json.dumps(body).encode()) == ImageConfig(
+        architecture="amd64",
+        os="linux",
+        config=ContainerDefaults(
+            cmd=["sh"], volumes={"/v": None}, labels={"a": "", "b": "2"}, healthcheck=Healthcheck(test=["CMD", "x"])
+        ),
+        rootfs=RootFS(diff_ids=[A]),
+        history=[History(), History()],
+    )

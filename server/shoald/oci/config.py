@@ -118,13 +118,32 @@ def parse_config(body: bytes) -> ImageConfig:
 
 
 def _modernise(document: Any) -> Any:
-    """What Go programs wrote once: a command as text (a list of one word to Docker), null for no layers."""
+    """What Docker reads and the specification does not have: null for a value that is not set, and a command as text (a
+    list of one word)."""
+    document = _set(document)
     match document:
-        case {"config": {**defaults}}:
-            for name in ("Cmd", "Entrypoint", "Shell"):
-                if isinstance(value := defaults.get(name), str):
-                    document["config"][name] = [value]
+        case {"config": {} as defaults}:
+            document["config"] = _modern_defaults(_set(defaults))
     match document:
-        case {"rootfs": {"diff_ids": None}}:
-            document["rootfs"]["diff_ids"] = []
+        case {"rootfs": {} as rootfs}:
+            document["rootfs"] = _set(rootfs)
+    match document:
+        case {"history": [*entries]}:
+            document["history"] = [_set({} if entry is None else entry) for entry in entries]
     return document
+
+
+def _modern_defaults(defaults: dict[str, Any]) -> dict[str, Any]:
+    for name in ("Cmd", "Entrypoint", "Shell"):
+        if isinstance(value := defaults.get(name), str):
+            defaults[name] = [value]
+    if "Healthcheck" in defaults:
+        defaults["Healthcheck"] = _set(defaults["Healthcheck"])
+    if isinstance(labels := defaults.get("Labels"), dict):
+        defaults["Labels"] = {key: "" if value is None else value for key, value in labels.items()}
+    return defaults
+
+
+def _set(value: Any) -> Any:
+    """An object without its fields that are null: to Go these are not there."""
+    return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
