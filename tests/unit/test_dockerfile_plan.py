@@ -71,6 +71,19 @@ def test_a_stage_has_the_env_of_its_parent_not_what_an_arg_hid_of_it() -> None:
     assert (state.env["R"], state.env["V"], state.env["W"]) == ("13", "1", "3")
 
 
+@pytest.mark.parametrize(
+    "checksum", ["x", "sha256:xyz", "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha512:" + "a" * 128]
+)
+def test_a_malformed_checksum_has_its_line(checksum: str) -> None:
+    with pytest.raises(DockerfileError, match="checksum") as caught:
+        walk(make(f"FROM a\nARG SUM={checksum}\nADD --checksum=$SUM https://e.test/f /f\n"))
+    assert caught.value.metadata["start_line"] == "3"
+
+
+def test_a_checksum_of_a_git_source_is_a_commit() -> None:
+    walk(make("FROM a\nADD --checksum=0123abcd https://e.test/f.git /f\n"))
+
+
 def test_environment_of_the_base_is_expanded_lazily() -> None:
     made = make("FROM x\nENV PATH=/a:$PATH\nRUN x\nCOPY $DIR/f .\n")
     state = StageState.start(made, 0, {"Env": ["PATH=/bin", "DIR=/d"], "WorkingDir": "/w"})

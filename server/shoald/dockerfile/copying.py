@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from shoal.digest import Digest
+from shoal.errors import InvalidArgument
 from shoald.dockerfile import instructions as ins
 from shoald.dockerfile.paths import clean, is_directory_form
 from shoald.dockerfile.steps import Base, ContextBase, CopySource, CopyStep, GitSource, PathSource, UrlSource
@@ -33,7 +35,7 @@ def copy_step(work: Transition, each: ins.Copy | ins.Add) -> CopyStep:
     )
     checksum = work.expand(each.checksum) if isinstance(each, ins.Add) else ""
     if checksum:
-        _check_checksum(sources)
+        _check_checksum(checksum, sources)
     return CopyStep(
         text=work.shown(each.text),
         created_by=_created_by(each, written, files, parents, chown, chmod, dest),
@@ -115,8 +117,16 @@ def _check_mode(chmod: str) -> None:
         raise ValueError(f"invalid chmod parameter: '{shown}'. it should be octal string and between 0 and 07777")
 
 
-def _check_checksum(sources: tuple[CopySource, ...]) -> None:
+def _check_checksum(checksum: str, sources: tuple[CopySource, ...]) -> None:
     if len(sources) != 1:
         raise ValueError("checksum can't be specified for multiple sources")
     if isinstance(sources[0], PathSource):
         raise ValueError("checksum requires HTTP(S) or Git sources")
+    if isinstance(sources[0], GitSource):
+        return  # a commit
+    try:
+        algorithm = Digest.parse(checksum).algorithm
+    except InvalidArgument as e:
+        raise ValueError(f"invalid checksum {checksum[:200]!r}: {e.message}") from None
+    if algorithm != "sha256":
+        raise ValueError(f"unsupported checksum algorithm {algorithm}: only sha256 is supported")
