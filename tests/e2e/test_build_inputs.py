@@ -158,9 +158,30 @@ def test_output_as_a_tar_and_to_a_registry(host: Fleet, busybox: str, tmp_path: 
         assert any(name.removeprefix("./") == "f" for name in archive.getnames())
     name = f"{busybox.split('/')[0]}/pushed:1"
     build(host, tmp_path / "c", text, "-o", f"type=image,name={name},push=true")
+    host.shoal("build", "-t", name, "--push", "--load", tmp_path / "c")
     host.shoal("rmi", name)
     host.shoal("pull", name)
     assert host.shoal("run", "--rm", name, "cat", "/f").stdout == "hi\n"
+
+
+def test_source_date_epoch_is_the_time_of_what_a_build_adds(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = f"FROM {busybox}\nRUN echo epoch > /f\nLABEL a=b\n"
+    said = build(host, tmp_path / "c", text, "--build-arg", "SOURCE_DATE_EPOCH=1000000000")
+    assert "not consumed" not in said
+    (found,) = host.json("inspect", "it")
+    assert found["Created"].startswith("2001-09-09T01:46:40")
+    build(host, tmp_path / "c", text, "--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000")
+    assert host.json("inspect", "it")[0]["Created"].startswith("2001-09-09T01:46:40")
+    assert "no number of seconds" in build(host, tmp_path / "c", text, "--build-arg", "SOURCE_DATE_EPOCH=x", code=1)
+
+
+def test_names_for_run_steps(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = f"FROM {busybox}\nRUN grep -c 10.1.2.3.*nice /etc/hosts > /f\n"
+    for flag in ("nice:10.1.2.3", "nice=10.1.2.3"):
+        build(host, tmp_path / "c", text, "--no-cache", "--add-host", flag)
+    assert run(host, "cat", "/f") == "1\n"
+    build(host, tmp_path / "c", text, code=1)
+    assert "add-host" in build(host, tmp_path / "c", text, "--add-host", "x", code=1)
 
 
 def test_the_cache_is_listed_and_pruned(host: Fleet, busybox: str, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def build(
     progress: Annotated[
         str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
     ] = "auto",
+    add_host: Annotated[Texts, typer.Option("--add-host", metavar="NAME:IP", help="In /etc/hosts of RUN.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="As -o type=registry: push the result.")] = False,
+    load: Annotated[bool, typer.Option("--load", hidden=True, help="Always so: images stay on the hosts.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to the hosts; print ids for `build attach` and `cancel`.")
     ] = False,
@@ -64,6 +67,8 @@ def build(
     if network not in {"", "default", "bridge", "none", "host"}:
         raise UsageFault(f"--network {network!r} is unknown", hint="choose bridge, none or host")
     arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        arguments.setdefault("SOURCE_DATE_EPOCH", epoch)
     options = BuildOptions(
         path=path,
         file=file,
@@ -80,7 +85,10 @@ def build(
         creds=given(creds),
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
-        outputs=[parse_output(text) for text in output or ()],
+        outputs=[parse_output(text) for text in (*(output or ()), *(["type=registry"] if push else []))],
+        extra_hosts=[
+            entry.replace("=", ":", 1) if ":" not in entry.split("=")[0] else entry for entry in add_host or ()
+        ],
         detach=detach,
     )
     options.check()

@@ -38,6 +38,7 @@ class BuildOptions:
     contexts: dict[str, str] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     detach: bool = False
+    extra_hosts: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
@@ -98,5 +99,6 @@ class BuildOptions:
             secrets=[
                 image_pb2.ImageServiceBuildRequest.Secret(id=name, value=value) for name, value in self.secrets.items()
             ],
+            extra_hosts=self.extra_hosts,
             contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},
         )

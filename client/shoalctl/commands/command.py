@@ -30,8 +30,10 @@ def verb_app(help_text: str | None = None) -> typer.Typer:
 
 
 class HostCommand(TyperCommand):
-    """A command that asks hosts: it takes -H, -g, --all, --host-label and --timeout too; they end up in `ctx.obj`. A flag
-    of its own with such a name wins: the target's is then only before the verb."""
+    """A command that asks hosts: it takes -H, -g, --all, --host-label and --timeout too; they end up in `ctx.obj`.
+
+    A flag of its own with such a name wins: the target's is then only before the verb.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

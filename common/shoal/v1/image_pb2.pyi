@@ -393,6 +393,7 @@ class ImageServiceBuildRequest(_message.Message):
         NETWORK_FIELD_NUMBER: _builtins.int
         SECRETS_FIELD_NUMBER: _builtins.int
         CONTEXTS_FIELD_NUMBER: _builtins.int
+        EXTRA_HOSTS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -428,6 +429,10 @@ class ImageServiceBuildRequest(_message.Message):
             are sent like the context.
             """
 
+        @_builtins.property
+        def extra_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """"NAME:ADDRESS" or "NAME:host-gateway": more lines in /etc/hosts of RUN steps."""
+
         def __init__(
             self,
             *,
@@ -445,10 +450,11 @@ class ImageServiceBuildRequest(_message.Message):
             network: _builtins.str = ...,
             secrets: _abc.Iterable[Global___ImageServiceBuildRequest.Secret] | None = ...,
             contexts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            extra_hosts: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

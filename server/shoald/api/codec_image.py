@@ -130,6 +130,7 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         credentials=credentials,
         network=start.network or "bridge",
         secrets={secret.id: BuildSecret(secret.value) for secret in start.secrets},
+        extra_hosts=tuple(start.extra_hosts),
         contexts={name: _image_of(name, value) for name, value in start.contexts.items()},
     )
 

@@ -17,11 +17,11 @@ import msgspec
 
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
-from shoald.build.archives import is_archive
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
+from shoald.build.parts import Archive, Part, runs, told, with_archives
 from shoald.build.remote import Fetched, fetch
 from shoald.build.selection import CopyItem, Tree, finished, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
@@ -53,14 +53,12 @@ Unpack = Callable[[Path, Path, str], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Copying:
-    """What a COPY or ADD does: files to make, archives to unpack (paths in the source root) with their targets, and the
-    same of files that were fetched into a directory of their own."""
+    """What a COPY or ADD does, in order: its parts, and the same of files that were fetched into a directory of their
+    own."""
 
-    items: Sequence[CopyItem]
-    archives: Sequence[tuple[str, str]]
+    parts: Sequence[Part]
     fetched_root: Path | None = None
-    fetched: Sequence[CopyItem] = ()
-    fetched_archives: Sequence[tuple[str, str]] = ()
+    fetched: Sequence[Part] = ()
 
 
 class StepExecutor:
@@ -103,18 +101,18 @@ class StepExecutor:
                 _check_run(step, build)
                 platform = str(build.plan.platform_of(stage.state.index))
                 mounted = await self._mounted(build, step, roots)
-                return Keyed(run_key(stage.key, step, platform, build.request.network, mounted))
+                return Keyed(
+                    run_key(stage.key, step, platform, build.request.network, mounted, build.request.extra_hosts)
+                )
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
                 _check_copy(step)
-                copying, digests = await self._select(build, stage, step, roots)
-                return Keyed(copy_key(stage.key, step, copying.items, digests), copying)
+                copying = await self._select(build, stage, step, roots)
+                return Keyed(copy_key(stage.key, step, *told([*copying.parts, *copying.fetched])), copying)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
 
-    async def _select(
-        self, build: Build, stage: StageResult, step: CopyStep, roots: Roots
-    ) -> tuple[Copying, list[str]]:
+    async def _select(self, build: Build, stage: StageResult, step: CopyStep, roots: Roots) -> Copying:
         async with self._root(build, step, roots) as root:
             tree = await self._tree(build, step, root)
             into = step.dest_is_dir or await self._dest_is_directory(stage, step)
@@ -125,16 +123,14 @@ class StepExecutor:
                 else select(step, tree, dest_is_directory=into, mode=mode)
             )
             local = any(isinstance(source, PathSource) for source in step.sources)
-            kept, archives, digests = await _split(root, items, step.dest, unpack=step.unpack and local)
-            copying = Copying(kept, archives)
+            copying = Copying(await with_archives(root, items, step.dest, unpack=step.unpack and local))
         if not any(isinstance(source, UrlSource) for source in step.sources):
-            return copying, digests
+            return copying
         # Fetched archives are unpacked only where the instruction says so, not because a local one is.
         place, fetched = await self._fetched(build, step, into)
         fetched = finished(step, fetched, mode)
-        files, packed, more = await _split(place, fetched, step.dest, unpack=step.unpack and not local)
-        copying = replace(copying, fetched_root=place, fetched=files, fetched_archives=packed)
-        return copying, [*digests, *(item.content for item in files), *more]
+        parts = await with_archives(place, fetched, step.dest, unpack=step.unpack and not local)
+        return replace(copying, fetched_root=place, fetched=parts)
 
     async def _fetched(self, build: Build, step: CopyStep, into: bool) -> tuple[Path, list[CopyItem]]:
         """The files of the step's URLs, each fetched once in a build, and what to make of them."""
@@ -246,6 +242,7 @@ class StepExecutor:
                 user=step.user,
                 working_dir=step.workdir,
                 network=network,
+                extra_hosts=build.request.extra_hosts,
                 mounts=mounts,
                 secrets=made.secrets,
             )
@@ -264,41 +261,25 @@ class StepExecutor:
         async with self._root(build, step, roots) as source:
             async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
                 owner = _owner(step.chown, target)
-                await trees.copy(source, target, _followed(copying.items, step, target), owner)
-                await self._unpack_all(source, copying.archives, target)
+                await self._make(step, source, copying.parts, target, owner)
                 if copying.fetched_root is not None:
-                    fetched = _followed(copying.fetched, step, target)
-                    await trees.copy(copying.fetched_root, target, fetched, owner)
-                    await self._unpack_all(copying.fetched_root, copying.fetched_archives, target)
+                    await self._make(step, copying.fetched_root, copying.fetched, target, owner)
 
-    async def _unpack_all(self, source: Path, archives: Sequence[tuple[str, str]], target: Path) -> None:
-        for archive, dest in archives:
-            found = trees.resolve(source, archive)
+    async def _make(
+        self, step: CopyStep, source: Path, parts: Sequence[Part], target: Path, owner: tuple[int, int] | None
+    ) -> None:
+        for run in runs(parts):
+            if not isinstance(run, Archive):
+                await trees.copy(source, target, _followed(run, step, target), owner)
+                continue
+            found = trees.resolve(source, run.source)
             if found is None:
-                raise InvalidArgument(f"{archive} vanished during the build", reason="COPY_FAILED")
-            await self._unpack(found, target, dest)
+                raise InvalidArgument(f"{run.source} vanished during the build", reason="COPY_FAILED")
+            await self._unpack(found, target, run.dest)
 
     async def _workdir(self, step: WorkdirStep, snapshot_id: str) -> None:
         async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
             await trees.copy(None, target, [_directory(step.path)], _owner(step.user, target))
-
-
-async def _split(
-    root: Path, items: Sequence[CopyItem], dest: str, *, unpack: bool
-) -> tuple[list[CopyItem], list[tuple[str, str]], list[str]]:
-    """Files to make, archives to unpack, and digests of the archives. Only sources themselves are unpacked, not
-    archives inside of a directory."""
-    kept: list[CopyItem] = []
-    archives: list[tuple[str, str]] = []
-    digests: list[str] = []
-    for item in items:
-        named = unpack and item.named and item.kind == "f"
-        if named and await asyncio.to_thread(is_archive, root, item.source):
-            archives.append((item.source, dest))
-            digests.append(item.content)
-        else:
-            kept.append(item)
-    return kept, archives, digests
 
 
 def _directory(path: str) -> CopyItem:

@@ -14,7 +14,7 @@ from typing import Any
 from shoald.build.selection import CopyItem, Tree
 from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
 
-VERSION = 2
+VERSION = 3
 """Raise it when a step's execution changes what it makes."""
 
 
@@ -29,9 +29,11 @@ def base_key(chain_id: str) -> str:
     return key_of("base", chain_id)
 
 
-def run_key(parent: str, step: RunStep, platform: str, network: str, mounted: Sequence[str] = ()) -> str:
+def run_key(
+    parent: str, step: RunStep, platform: str, network: str, mounted: Sequence[str] = (), hosts: Sequence[str] = ()
+) -> str:
     """A RUN: command, environment, user, directory, mounts; declared ARGs count even when unused. `mounted` says what
-    the bind mounts hold (`tree_key`, or the id of a snapshot)."""
+    the bind mounts hold (`tree_key`, or the id of a snapshot), `hosts` the names that the build adds."""
     mounts = [
         [
             m.type.value,
@@ -64,6 +66,7 @@ def run_key(parent: str, step: RunStep, platform: str, network: str, mounted: Se
         list(step.build_args),
         platform,
         list(mounted),
+        *([sorted(hosts)] if hosts else []),
     )
 
 

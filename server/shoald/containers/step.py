@@ -39,6 +39,7 @@ class StepProcess:
     user: str
     working_dir: str
     network: str = "bridge"
+    extra_hosts: tuple[str, ...] = ()
     mounts: Sequence[Mount] = ()
     secrets: Sequence[SecretFile] = ()
 
@@ -71,6 +72,7 @@ def _record(step: StepProcess) -> Container:
         spec=ContainerSpec(
             image="",
             network=step.network,
+            extra_hosts=step.extra_hosts,
             mounts=tuple(step.mounts),
             resources=Resources(),
             auto_remove=True,

@@ -21,6 +21,7 @@ from shoal.reference import Reference
 from shoald.build.executor import StepExecutor
 from shoald.build.packing import Packing
 from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
+from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
 from shoald.dockerfile.config import HistoryEntry
 from shoald.dockerfile.graph import plan
 from shoald.dockerfile.steps import ContextBase, ImageBase
@@ -35,6 +36,8 @@ from shoald.model.build import BuildRequest, BuildState, BuildSummary, StepFinis
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
 from shoald.model.snapshot import Snapshot
+
+EPOCH = "SOURCE_DATE_EPOCH"
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
@@ -73,6 +76,10 @@ class BuildCases:
         self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
     ) -> AsyncIterator[BuildEvent | Image]:
         """See engine.ports.Engine.build."""
+        _epoch(request)
+        for entry in request.extra_hosts:
+            if parse_extra_host(entry)[1] == HOST_GATEWAY and request.network in ("none", "host"):
+                raise InvalidArgument(f"{entry}: network {request.network} has no gateway", reason="INVALID_EXTRA_HOST")
         for tag in request.tags:
             if Reference.parse(tag).digest is not None:
                 raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
@@ -161,7 +168,7 @@ class BuildCases:
         blobs = await asyncio.gather(*(self._packing.blob(layer, build.lease) for layer in result.layers))
         config = result.state.image_config()
         platform = build.plan.platform_of(build.plan.target)
-        created, history = self._history(result)
+        created, history = self._history(result, _epoch(build.request))
         document: dict[str, Any] = {
             "created": created,
             "author": config.author,
@@ -185,10 +192,14 @@ class BuildCases:
             )
         return snapshot
 
-    def _history(self, result: StageResult) -> tuple[str, list[dict[str, Any]]]:
-        """Times follow from the layers, as BuildKit has them: an unchanged rebuild gives the same image."""
+    def _history(self, result: StageResult, epoch: str) -> tuple[str, list[dict[str, Any]]]:
+        """Times follow from the layers, as BuildKit has them: an unchanged rebuild gives the same image. With `epoch`
+        that is the time of all that this build adds."""
         base = result.base_image.config if result.base_image else None
         history = [msgspec.to_builtins(entry) for entry in (base.history or [])] if base else []
+        if epoch:
+            own = [{"created": epoch, **HistoryEntry.to_oci(entry)} for entry in result.state.history]
+            return epoch, [*history, *own]
         time_ = base.created if base else None
         times = iter([self._made_at(layer) for layer in result.layers])
         first = None
@@ -246,6 +257,22 @@ class _Stamped:
         if isinstance(event, StepFinished) and not event.error:
             self._metrics.build_step(cached=event.cached)
         self._emit((datetime.now(UTC), event))
+
+
+def _epoch(request: BuildRequest) -> str:
+    """The time of SOURCE_DATE_EPOCH, or "". Raises InvalidArgument (INVALID_BUILD_ARG).
+
+    https://reproducible-builds.org/specs/source-date-epoch/
+    """
+    text = request.build_args.get(EPOCH, "")
+    if not text:
+        return ""
+    try:
+        return _text(datetime.fromtimestamp(int(text), UTC))
+    except (ValueError, OverflowError, OSError):
+        raise InvalidArgument(
+            f"build argument {EPOCH}={text[:80]!r} is no number of seconds", reason="INVALID_BUILD_ARG"
+        ) from None
 
 
 def _text(time_: datetime) -> str:

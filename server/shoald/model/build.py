@@ -95,5 +95,6 @@ class BuildRequest(Struct, frozen=True):
     network: str = "bridge"
     secrets: Mapping[str, BuildSecret] = field(default_factory=dict)
     """By id."""
+    extra_hosts: tuple[str, ...] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts: the reference of an image, or "" for a directory."""
