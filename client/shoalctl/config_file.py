@@ -20,14 +20,38 @@ Edit = Callable[["TOMLDocument"], None]
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
-    """SHOAL_CONFIG, else `$XDG_CONFIG_HOME/shoal/config.toml`, else `~/.config/shoal/config.toml` on every system."""
+    """SHOAL_CONFIG, else `$XDG_CONFIG_HOME/shoal/config.toml`, else `~/.config/shoal/config.toml` on every system.
+
+    Raises FailedPrecondition (reason NO_HOME).
+    """
     env = os.environ if environ is None else environ
     if chosen := env.get("SHOAL_CONFIG"):
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen)
     base = env.get("XDG_CONFIG_HOME", "")
     # The XDG specification: a relative path there is invalid and to be ignored.
-    root = Path(base) if base and os.path.isabs(base) else Path.home() / ".config"
+    root = Path(base) if base and os.path.isabs(base) else expanded("~/.config")
     return root / "shoal" / "config.toml"
+
+
+def expanded(path: str) -> Path:
+    """The absolute path; `~` and `~user` are home directories. Raises FailedPrecondition (reason NO_HOME)."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise FailedPrecondition(
+            f"there is no home directory for {path}", reason="NO_HOME", hint="set HOME or SHOAL_CONFIG"
+        ) from error
+
+
+def check_there(path: Path) -> None:
+    """Raises FailedPrecondition (reason CONFIG_UNREADABLE) when a file that was asked for by its name is not there."""
+    with contextlib.suppress(PermissionError):  # reading it tells
+        if not path.exists():
+            raise FailedPrecondition(
+                f"the configuration {path} does not exist",
+                reason="CONFIG_UNREADABLE",
+                hint="correct --config or SHOAL_CONFIG; `shoal host add` makes the file",
+            )
 
 
 def read_text(path: Path) -> str:

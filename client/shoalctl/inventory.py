@@ -79,12 +79,16 @@ class Inventory:
         self._edits: list[config_file.Edit] = []
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Inventory:
+    def load(cls, path: Path | None = None, *, must_exist: bool = False) -> Inventory:
         """Read the file (by default where `config_path()` says); without one the inventory is empty.
 
-        Raises InvalidArgument (reason INVALID_CONFIG) with file and line, FailedPrecondition (CONFIG_UNREADABLE).
+        `must_exist`: a file that `path` or SHOAL_CONFIG names must be there.
+        Raises InvalidArgument (reason INVALID_CONFIG) with file and line, FailedPrecondition (CONFIG_UNREADABLE,
+        NO_HOME).
         """
         chosen = (path or config_file.config_path()).absolute()
+        if must_exist and (path or os.environ.get("SHOAL_CONFIG")):
+            config_file.check_there(chosen)
         return _decode(chosen, config_file.read_text(chosen))
 
     @property
@@ -363,7 +367,7 @@ def _split(texts: Iterable[str]) -> list[str]:
 
 
 def _absolute(path: Path | str | None, base: Path) -> Path | None:
-    return Path(os.path.abspath(base / Path(path).expanduser())) if path else None
+    return Path(os.path.abspath(base / os.path.expanduser(path))) if path else None
 
 
 def _portable(path: Path, base: Path) -> str:

@@ -43,7 +43,10 @@ class Invocation:
         timeout: float | None = None,
         config: str | None = None,
     ) -> Invocation:
-        """The same with what a further place of the command line says. Raises UsageFault."""
+        """The same with what a further place of the command line says.
+
+        Raises UsageFault, FailedPrecondition (reason NO_HOME).
+        """
         if timeout is not None and not 0 < timeout < 86400:
             raise UsageFault(f"invalid timeout {timeout:g}", hint="write seconds, for example 10 or 2.5")
         return Invocation(
@@ -52,14 +55,17 @@ class Invocation:
             everything=self.everything or everything,
             labels=(*self.labels, *labels),
             timeout=self.timeout if timeout is None else timeout,
-            config=self.config if config is None else Path(config),
+            config=self.config if config is None else _file(config),
         )
 
-    def inventory(self) -> Inventory:
-        """The configured hosts. Raises InvalidArgument (reason INVALID_CONFIG)."""
+    def inventory(self, *, new: bool = False) -> Inventory:
+        """The configured hosts; `new`: the command may make the file.
+
+        Raises InvalidArgument (reason INVALID_CONFIG), FailedPrecondition (CONFIG_UNREADABLE, NO_HOME).
+        """
         from shoalctl.inventory import Inventory
 
-        return Inventory.load(self.config)
+        return Inventory.load(self.config, must_exist=not new)
 
     def selected(self) -> list[Host]:
         """The hosts that this call is for, each once; at least one.
@@ -82,3 +88,9 @@ class Invocation:
         from shoalctl.fleet.fleet import Fleet
 
         return Fleet(self.selected(), timeout=self.timeout)
+
+
+def _file(config: str) -> Path:
+    from shoalctl.config_file import expanded
+
+    return expanded(config)

@@ -49,7 +49,7 @@ def add(
     """Add a host. `shoal host test NAME` then says whether it can be reached."""
     import os
 
-    inventory = _inventory(ctx)
+    inventory = _inventory(ctx, new=True)
     for flag, path in (("--ca", ca), ("--cert", cert), ("--key", key)):
         if path and not os.path.exists(os.path.expanduser(path)):
             raise UsageFault(f"{flag}: {path} does not exist", hint="`shoal pki issue user` makes certificates")
@@ -133,7 +133,7 @@ def group(
     delete: Annotated[bool, typer.Option("--delete", help="Remove the group; its hosts stay.")] = False,
 ) -> None:
     """List the groups, show one, or make one of these hosts."""
-    inventory = _inventory(ctx)
+    inventory = _inventory(ctx, new=bool(hosts))
     if not hosts and not delete:
         members = {name: tuple(host.name for host in inventory.group(name))} if name else inventory.groups
         for each, names in members.items():
@@ -172,7 +172,7 @@ async def _test(invocation: Invocation, listing: Listing) -> int:
     return await test_hosts(invocation, listing)
 
 
-def _inventory(ctx: typer.Context) -> Inventory:
+def _inventory(ctx: typer.Context, *, new: bool = False) -> Inventory:
     invocation: Any = ctx.obj
-    inventory: Inventory = invocation.inventory()
+    inventory: Inventory = invocation.inventory(new=new)
     return inventory

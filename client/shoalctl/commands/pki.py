@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -118,8 +117,6 @@ def _save(pair: object, place: Path, name: str, *, overwrite: bool) -> None:
 
 
 def _directory(given: str) -> Path:
-    if given:
-        return Path(os.path.expanduser(given)).absolute()
-    from shoalctl.config_file import config_path
+    from shoalctl.config_file import config_path, expanded
 
-    return config_path().parent / "pki"
+    return expanded(given) if given else config_path().parent / "pki"

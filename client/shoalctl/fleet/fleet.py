@@ -54,10 +54,12 @@ class Fleet:
     ) -> Fleet:
         """The fleet that the client's configuration describes: named hosts, a group, all, by label, or the default.
 
-        `timeout` in seconds for connecting. Raises NotFound or InvalidArgument as `Inventory.select` does.
+        `timeout` in seconds for connecting. Raises NotFound or InvalidArgument as `Inventory.select` does, and
+        FailedPrecondition (reason CONFIG_UNREADABLE) for a file that `config` or SHOAL_CONFIG names in vain.
         """
         groups = [group] if group else []
-        return cls(Inventory.load(config).select(hosts, groups, all_hosts, labels=labels), timeout=timeout)
+        inventory = Inventory.load(config, must_exist=True)
+        return cls(inventory.select(hosts, groups, all_hosts, labels=labels), timeout=timeout)
 
     async def __aenter__(self) -> Fleet:
         for client in list(self._clients.values())[: fanout.AT_ONCE]:

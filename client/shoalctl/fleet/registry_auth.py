@@ -35,7 +35,7 @@ def login_for(reference: str, environ: Mapping[str, str] | None = None) -> Login
     Raises InvalidArgument for a bad reference, FailedPrecondition (REGISTRY_LOGIN) for an unusable file or helper.
     """
     env = os.environ if environ is None else environ
-    path = Path(env.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    path = Path(env.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")) / "config.json"
     domain = Reference.parse(reference).domain
     try:
         config = json.loads(path.read_bytes())
