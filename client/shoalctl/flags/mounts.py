@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import csv
-import os.path
+import os
 import posixpath
 import re
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from shoalctl.flags.sizes import parse_size
 LOCAL, HOST = "local:", "host:"
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_DRIVE = re.compile(r"[a-zA-Z]:[\\/]")
 _IGNORED = frozenset({"z", "Z", "cached", "delegated", "consistent"})
 _PROPAGATIONS = frozenset({"rprivate", "private", "rslave", "slave"})
 _SHARED = frozenset({"shared", "rshared"})
@@ -49,10 +50,12 @@ class MountFlag:
     volume_options: dict[str, str] = field(default_factory=dict)
 
 
-def parse_volume(text: str) -> MountFlag:
-    """`[SOURCE:]TARGET[:OPTIONS]`. Raises UsageFault."""
+def parse_volume(text: str, *, windows: bool = os.name == "nt") -> MountFlag:
+    """`[SOURCE:]TARGET[:OPTIONS]`; on Windows a source may begin with a drive. Raises UsageFault."""
     side, rest = _side(text)
-    parts = rest.split(":")
+    drive = rest[:2] if windows and _DRIVE.match(rest) else ""
+    parts = rest[len(drive) :].split(":")
+    parts[0] = drive + parts[0]
     if len(parts) == 1 and not side:
         return MountFlag("volume", "", _target(text, parts[0]))
     if not 2 <= len(parts) <= 3 or not parts[0]:

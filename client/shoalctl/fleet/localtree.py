@@ -28,6 +28,7 @@ _SETTLED_S = 2.0
 """A file that was changed in the last moments may change again without its times telling."""
 _MAX_CACHED = 50_000
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class LocalTree:
         """The bytes of a file, as they are now (blocking). Raises FailedPrecondition (FILES_CHANGED)."""
         path = self.path / entry.path if entry.path else Path(os.path.realpath(self.path))
         try:
-            fd = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+            fd = os.open(path, _READ)
         except OSError as error:
             raise _changed(str(path)) from error
         with open(fd, "rb", buffering=0) as file:
@@ -181,9 +182,11 @@ class LocalTree:
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/shoal`, else `~/.cache/shoal`."""
+    """`$XDG_CACHE_HOME/shoal`, else `~/.cache/shoal`; without a home directory a place where nothing can be kept."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "shoal"
+    home = os.path.expanduser("~")
+    root = base if os.path.isabs(base) else os.path.join(home if os.path.isabs(home) else os.devnull, ".cache")
+    return Path(root, "shoal")
 
 
 def missing(path: str) -> NotFound:
@@ -197,7 +200,7 @@ def missing(path: str) -> NotFound:
 
 
 def _hashed(path: Path, found: os.stat_result) -> str:
-    fd = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+    fd = os.open(path, _READ)
     with open(fd, "rb", buffering=0) as file:
         before = os.fstat(fd)
         hashed = hashlib.sha256()

@@ -69,13 +69,8 @@ class LocalTarget:
             source = self._placed(member.linkname, parents=False)
             os.link(source, path, follow_symlinks=False)
             return
-        elif member.isfifo():
-            os.mkfifo(path, member.mode & 0o777)
-        elif member.ischr() or member.isblk():
-            kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
-            os.mknod(path, kind | member.mode & 0o777, os.makedev(member.devmajor, member.devminor))
         else:
-            raise InvalidArgument(f"{member.name!r} is of an unknown kind", reason="BAD_ARCHIVE")
+            _special(path, member)
         self._own(path, member)
         if not member.issym():
             os.chmod(path, self._mode(member))
@@ -150,6 +145,18 @@ class LocalTarget:
 
     def _mode(self, member: tarfile.TarInfo) -> int:
         return member.mode & (0o7777 if self._keep_owner else 0o1777)
+
+
+def _special(path: Path, member: tarfile.TarInfo) -> None:
+    if not (member.isfifo() or member.ischr() or member.isblk()):
+        raise InvalidArgument(f"{member.name!r} is of an unknown kind", reason="BAD_ARCHIVE")
+    if not hasattr(os, "mkfifo"):
+        raise InvalidArgument(f"this system can't have {member.name!r}, a pipe or device", reason="BAD_ARCHIVE")
+    if member.isfifo():
+        os.mkfifo(path, member.mode & 0o777)
+        return
+    kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
+    os.mknod(path, kind | member.mode & 0o777, os.makedev(member.devmajor, member.devminor))
 
 
 def _odd(name: str) -> bool:
