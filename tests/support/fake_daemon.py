@@ -247,6 +247,8 @@ class _Containers(container_pb2_grpc.ContainerServiceServicer):
             yield container_pb2.ContainerServiceStatsResponse(samples=map(_sample, self._daemon.containers))
             time.sleep(0.01)
             self._daemon.broken("Stats", context)
+        if self._daemon.hangs_after_output:
+            self._daemon.released.wait(30)
 
     def Changes(self, request: Any, context: Any) -> Iterator[Any]:
         self._daemon.note("Changes", request, context)
@@ -303,23 +305,24 @@ class _Containers(container_pb2_grpc.ContainerServiceServicer):
         for batch in self._output("Attach", cursor, context, response.Output):
             yield response(output=batch)
         if first.start.stdin:
-            yield from self._echo(requests, response)
+            yield from self._echo(requests, response, context)
         if self._daemon.hangs_after_output:
             self._daemon.released.wait(30)
         yield response(exit=response.Exit(exit_code=self._daemon.exit_code))
 
-    def _echo(self, requests: Iterator[Any], response: Any) -> Iterator[Any]:
+    def _echo(self, requests: Iterator[Any], response: Any, context: Any) -> Iterator[Any]:
         for request in requests:
             kind = request.WhichOneof("message")
-            if kind == "stdin_eof":
-                return
             self._daemon.asked.append((kind, request))
+            if kind == "stdin_eof":
+                self._daemon.broken("StdinEof", context)
+                return
             if kind == "stdin":
                 self._daemon.stdin += request.stdin
                 yield response(output=response.Output(records=[record(request.stdin.decode())], cursor="echo"))
 
     def _output(self, method: str, cursor: str, context: Any, make: Callable[..., Any]) -> Iterator[Any]:
-        begin = int(cursor or 0)
+        begin = len(self._daemon.records) if cursor == "echo" else int(cursor or 0)
         for number, line in enumerate(self._daemon.records):
             if number >= begin:
                 yield make(records=[line], cursor=str(number + 1))
@@ -440,6 +443,12 @@ class _Volumes(volume_pb2_grpc.VolumeServiceServicer):
         self._daemon.note("ListVolumes", request, context)
         for volume in self._daemon.volumes:
             yield volume_pb2.VolumeServiceListResponse(volume=volume)
+
+    def Import(self, requests: Iterator[Any], context: Any) -> Any:
+        self._daemon.note("ImportVolume", next(requests), context)
+        for _ in requests:
+            pass
+        return volume_pb2.VolumeServiceImportResponse()
 
     def Remove(self, request: Any, context: Any) -> Any:
         self._daemon.note("RemoveVolume", request, context)

@@ -43,7 +43,7 @@ class Foreground:
         self._keys = keys
         self._sig_proxy = sig_proxy
         self._shown = shown
-        self._attachment = Attachment(host, name, stdin=stdin, cursor=cursor)
+        self._attachment = Attachment(host, name, stdin=stdin, cursor=cursor, terminal=tty)
         self._attachment.gap = lambda: show_warning("output is missing here: the host threw it away unread")
         self._detached = asyncio.Event()
 

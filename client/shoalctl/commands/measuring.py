@@ -47,14 +47,23 @@ class Measuring:
             await self._collect(once=True)
             self._listing.show(self._rows())
         else:
-            drawing = asyncio.create_task(self._draw_again())
-            try:
-                await self._collect(once=False)
-            finally:
-                drawing.cancel()
-                await asyncio.gather(drawing, return_exceptions=True)
-            self._draw()
+            await self._live()
         return exits.combined(self._failed.values())
+
+    async def _live(self) -> None:
+        """Draw until all hosts have ended. Raises what ends the drawing, such as a reader that has gone away."""
+        drawing = asyncio.create_task(self._draw_again())
+        collecting = asyncio.create_task(self._collect(once=False))
+        try:
+            await asyncio.wait({drawing, collecting}, return_when=asyncio.FIRST_COMPLETED)
+            if drawing.done():
+                await drawing
+            await collecting
+        finally:
+            for task in (drawing, collecting):
+                task.cancel()
+            await asyncio.gather(drawing, collecting, return_exceptions=True)
+        self._draw()
 
     async def _collect(self, *, once: bool) -> None:
         def samples(host: HostClient) -> AsyncIterator[Samples]:

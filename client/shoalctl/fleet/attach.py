@@ -25,10 +25,12 @@ class Attachment:
     """The client's end of Attach. Iterate `output()` to its end, then read `exit_code`; leaving earlier detaches.
 
     After a lost link the output resumes with no gap and no duplicate. Input that was on its way at that moment may be
-    lost: the API does not acknowledge it.
+    lost: the API does not acknowledge it. Its end is told again, but to a `terminal`: there it is a key, and counts.
     """
 
-    def __init__(self, host: HostClient, name: str, *, stdin: bool = False, cursor: str = "start") -> None:
+    def __init__(
+        self, host: HostClient, name: str, *, stdin: bool = False, cursor: str = "start", terminal: bool = False
+    ) -> None:
         self.exit_code: int | None = None
         self.gap: Callable[[], None] | None = None
         """Called where output is missing, because the host threw it away before it was read."""
@@ -38,6 +40,7 @@ class Attachment:
         self._cursor = cursor
         self._input: asyncio.Queue[Any] = asyncio.Queue(_WAITING_INPUT)
         self._size: tuple[int, int] | None = None
+        self._terminal = terminal
         self._ended = False
 
     async def send(self, data: bytes) -> None:
@@ -48,10 +51,7 @@ class Attachment:
 
     async def end_input(self) -> None:
         """The end of the input; nothing may be sent after it."""
-        from shoal.v1 import container_pb2
-
-        request = container_pb2.ContainerServiceAttachRequest
-        await self._input.put(request(stdin_eof=request.StdinEof()))
+        await self._input.put(_end_of_input())
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal has a new size."""
@@ -126,7 +126,7 @@ class Attachment:
                 cursor=self._cursor,
                 stdout=True,
                 stderr=True,
-                stdin=self._stdin and not self._ended,
+                stdin=self._stdin,
                 accept_raw=raw,
             )
         )
@@ -140,8 +140,17 @@ class Attachment:
 
     async def _write(self, call: Any) -> None:
         """Send what is in the queue; the end of the call is the reader's to notice."""
-        while True:
-            message = await self._input.get()
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await call.write(message)
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            if self._ended and not self._terminal:
+                await call.write(_end_of_input())  # an earlier connection may have lost it
+            while True:
+                message = await self._input.get()
                 self._ended = self._ended or message.HasField("stdin_eof")
+                await call.write(message)
+
+
+def _end_of_input() -> container_pb2.ContainerServiceAttachRequest:
+    from shoal.v1 import container_pb2
+
+    request = container_pb2.ContainerServiceAttachRequest
+    return request(stdin_eof=request.StdinEof())

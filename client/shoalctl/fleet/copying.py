@@ -10,6 +10,7 @@ import grpc
 
 from shoal.errors import NotFound
 from shoalctl.connect.ending import Ending
+from shoalctl.fleet.feeding import feed
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
@@ -52,8 +53,7 @@ async def copy_in(host: HostClient, name: str, path: str, chunks: Iterator[bytes
     try:
         start = message.Start(name=name, path=path, keep_owner=keep_owner, no_overwrite_dir_non_dir=True)
         await call.write(message(start=start))
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            await call.write(message(chunk=chunk))
+        await feed(call, chunks, lambda chunk: message(chunk=chunk))
         await call.write(message(end=message.End()))
         await call.done_writing()
         await call

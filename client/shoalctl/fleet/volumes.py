@@ -11,6 +11,7 @@ import grpc
 from shoalctl.connect.ending import Ending
 from shoalctl.connect.failure import LinkLost
 from shoalctl.connect.link import CALL_TIMEOUT
+from shoalctl.fleet.feeding import feed
 
 if TYPE_CHECKING:
     from shoal.v1 import volume_pb2
@@ -93,8 +94,7 @@ async def import_volume(host: HostClient, name: str, chunks: Iterator[bytes]) ->
     ending = Ending(call)
     try:
         await call.write(message(name=name))
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            await call.write(message(chunk=chunk))
+        await feed(call, chunks, lambda chunk: message(chunk=chunk))
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
