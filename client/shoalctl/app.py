@@ -58,7 +58,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb("events", "Show what happens on the hosts"),
     "volume": Verb("volume", "Manage volumes: create, list, inspect, remove, prune, export, import"),
     "network": Verb("network", "Manage networks: create, list, inspect, remove, prune, connect, disconnect"),
-    "builder": Verb("builder", "Manage what builds keep: du, prune"),
+    "builder": Verb("builder", "Manage builds and what they keep: ls, attach, logs, cancel, du, prune"),
     "host": Verb("host", "Manage the hosts that this client knows"),
     "pki": Verb("pki", "Make the fleet's CA and certificates"),
     "completion": Verb("completion", "Print a completion script for a shell"),
@@ -66,6 +66,10 @@ VERBS: dict[str, Verb] = {
     "image": Verb("image"),
     "ls": Verb("ps"),
 }
+
+
+BUILDS = frozenset({"list", "ls", "attach", "logs", "cancel"})
+"""Verbs of `builder` that also follow `build`: about builds, not the cache."""
 
 
 class VerbGroup(TyperGroup):
@@ -88,6 +92,11 @@ class VerbGroup(TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[:1] == ["build"] and args[1:2] and args[1] in BUILDS and "builder" in self.verbs:
+            args = ["builder", *args[1:]]
+        return self._resolved(ctx, args)
+
+    def _resolved(self, ctx: Any, args: list[str]) -> Any:
         """As the base class, but an unknown verb names the close ones without importing any."""
         if args and args[0] not in self.verbs and not args[0].startswith("-"):
             from difflib import get_close_matches
@@ -169,14 +178,59 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; never raises for an error of the user or of a host."""
+    """Run one command line and return its exit code; never raises. All output is written when it returns."""
+    defect: Exception | None = None
+    code = exits.FAILED
     try:
+        code = _called(arguments)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user is told
+        defect = error
+    # Only now it is known whether a full disk took the output; a pipe's reader may leave when it has enough.
+    defect = _flushed() or defect
+    if defect is None:
+        return code
+    from shoalctl.render.defects import show_defect
+
+    show_defect(defect)
+    return exits.FAILED
+
+
+def _called(arguments: Sequence[str]) -> int:
+    try:
+        _check_text(arguments)
         app(list(arguments), prog_name="shoal")
+    except ShoalError as error:
+        _show(error)
+        return exits.for_error(error)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else exits.FAILED
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     return exits.OK
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """The API takes text. Raises UsageFault for an argument that is none."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            from shoalctl.flags.fault import UsageFault
+
+            raise UsageFault(f"the argument {argument!a} is not UTF-8")
+
+
+def _flushed() -> Exception | None:
+    """The error that the rest of standard output meets, if any."""
+    import sys
+
+    try:
+        sys.stdout.flush()
+    except (BrokenPipeError, ValueError):
+        return None
+    except OSError as error:
+        from shoalctl.defect import OutputFault
+
+        return OutputFault(error.errno, error.strerror, "standard output")
+    return None
 
 
 def _show(error: ShoalError) -> None:

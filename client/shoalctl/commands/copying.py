@@ -88,8 +88,7 @@ class Copying:
                 raise Internal("the host sent an archive without telling of what")
             if destination == STREAM:
                 async for chunk in items:
-                    await asyncio.to_thread(sys.stdout.buffer.write, cast(bytes, chunk))
-                sys.stdout.buffer.flush()
+                    await asyncio.to_thread(console.raw, cast(bytes, chunk))
                 return
             resolved = _resolved(destination)
             exists = os.path.lexists(resolved)

@@ -19,6 +19,10 @@ def given(creds: str) -> tuple[str, str] | None:
     password = password if colon else os.environ.get("SHOAL_REGISTRY_PASSWORD", "")
     if not user or not password:
         raise UsageFault("--creds needs USER:PASSWORD", hint="or USER, with the password in SHOAL_REGISTRY_PASSWORD")
+    try:
+        password.encode()
+    except UnicodeEncodeError as error:
+        raise UsageFault("the registry's password is not UTF-8") from error
     return user, password
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from shoal.errors import NotFound, ShoalError
 from shoalctl import exits
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
+from shoalctl.render import console
 from shoalctl.render.errors import show_error
 
 if TYPE_CHECKING:
@@ -91,12 +92,12 @@ async def export_to(invocation: Invocation, name: str, output: str) -> int:
 
 async def _exported(host: HostClient, name: str, output: str) -> None:
     if not output:
-        await _write(host, name, sys.stdout.buffer)
+        await _write(host, name, console.raw)
         return
     temporary = Path(f"{output}.{os.getpid()}.part")
     try:
         with temporary.open("xb") as file:
-            await _write(host, name, file)
+            await _write(host, name, file.write)
         temporary.replace(output)
     except OSError as error:
         raise UsageFault(f"can't write {output}: {error.strerror}") from error
@@ -105,17 +106,16 @@ async def _exported(host: HostClient, name: str, output: str) -> None:
             temporary.unlink()
 
 
-async def _write(host: HostClient, name: str, file: BinaryIO) -> None:
+async def _write(host: HostClient, name: str, take: Callable[[bytes], object]) -> None:
     from shoalctl.fleet.volumes import export_volume
 
     async with aclosing(export_volume(host, name)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
-    file.flush()
+            await asyncio.to_thread(take, chunk)
 
 
 async def import_from(invocation: Invocation, name: str, source: str) -> int:
-    """Send the archive to each host; the exit code."""
+    """Send the archive to each host; the exit code. Raises UsageFault when it can't be read."""
     from shoalctl.commands.batch import batch
     from shoalctl.fleet.volumes import import_volume
 
@@ -124,14 +124,24 @@ async def import_from(invocation: Invocation, name: str, source: str) -> int:
             raise UsageFault("there is no archive on a terminal", hint="name a file, or use a pipe")
         if len(invocation.selected()) > 1:
             raise UsageFault("standard input can go to a single host only", hint="choose one with -H, or name a file")
-    elif not Path(source).is_file():
-        raise UsageFault(f"there is no file {source}")
+    else:
+        _check_file(source)
 
     async def work(host: HostClient, volume: str) -> list[str]:
         await import_volume(host, volume, _chunks(source))
         return [volume]
 
     return await batch(invocation, [name], work)
+
+
+def _check_file(source: str) -> None:
+    if not Path(source).is_file():
+        raise UsageFault(f"there is no file {source}")
+    try:
+        with open(source, "rb"):
+            pass
+    except OSError as error:
+        raise UsageFault(f"can't read {source}: {error.strerror}") from error
 
 
 def _chunks(source: str) -> Iterator[bytes]:

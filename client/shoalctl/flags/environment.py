@@ -14,7 +14,7 @@ def environment(entries: Iterable[str], files: Iterable[str], own: Mapping[str, 
     """KEY=value for all env files and `-e` entries, in that order: the later one of a key wins.
 
     A bare KEY takes the value from `own` (the client's environment) and is left out when it is not there.
-    Raises UsageFault for an entry without a name or an unreadable file.
+    Raises UsageFault for an entry without a name, a value that is not UTF-8, or an unreadable file.
     """
     merged: dict[str, str] = {}
     for file in files:
@@ -68,7 +68,15 @@ def _entry(entry: str, own: Mapping[str, str]) -> tuple[str, str] | None:
         )
     if equals:
         return key, value
-    return (key, own[key]) if key in own else None
+    return (key, _text(key, own[key])) if key in own else None
+
+
+def _text(key: str, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageFault(f"the value of the environment variable {key} is not UTF-8") from error
+    return value
 
 
 def labels(entries: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Many hosts at once: results as they come, one host's failure never the end of the others."""
+"""Many hosts at once: results as they come, one host's failure never the end of the others.
+
+Also a defect of this program is the failure of the host that it came up with. Only OutputFault ends all.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import aclosing
 from typing import Protocol, TypeVar, cast
 
 from shoal.errors import ShoalError
+from shoalctl.defect import OutputFault, internal
 from shoalctl.fleet.result import HostResult
 
 T = TypeVar("T")
@@ -37,8 +41,10 @@ async def each(hosts: Sequence[N], work: Callable[[N], Awaitable[T]]) -> AsyncGe
         async with turns:
             try:
                 return HostResult(host.name, await work(host))
-            except ShoalError as error:
-                return HostResult(host.name, error=error)
+            except OutputFault:
+                raise
+            except Exception as error:  # noqa: BLE001 - the other hosts go on
+                return HostResult(host.name, error=_of_host(error))
 
     tasks = [asyncio.create_task(one(host)) for host in hosts]
     try:
@@ -64,10 +70,10 @@ async def merged(
             async with turns, aclosing(cast("AsyncGenerator[T, None]", work(host))) as items:
                 async for item in items:
                     await queue.put(HostResult(host.name, item))
-        except ShoalError as error:
-            await queue.put(HostResult(host.name, error=error))
-        except Exception as error:  # noqa: BLE001 - handed to the reader, who raises it
-            await queue.put(error)
+        except OutputFault as error:
+            await queue.put(error)  # for the reader to raise
+        except Exception as error:  # noqa: BLE001 - the other hosts go on
+            await queue.put(HostResult(host.name, error=_of_host(error)))
         await queue.put(None)
 
     tasks = [asyncio.create_task(one(host)) for host in hosts]
@@ -83,6 +89,10 @@ async def merged(
                 yield item
     finally:
         await _ended(tasks)
+
+
+def _of_host(error: Exception) -> ShoalError:
+    return error if isinstance(error, ShoalError) else internal(error)
 
 
 async def _ended(tasks: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:

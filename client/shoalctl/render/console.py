@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 from functools import cache
-from typing import TextIO
+from typing import NoReturn, TextIO
+
+from shoalctl.defect import OutputFault
 
 _RESET = "\x1b[0m"
 _STYLES = {"red": "\x1b[31m", "yellow": "\x1b[33m", "dim": "\x1b[2m", "bold": "\x1b[1m", "green": "\x1b[32m"}
@@ -14,37 +16,40 @@ _HOSTS = ("\x1b[36m", "\x1b[32m", "\x1b[33m", "\x1b[35m", "\x1b[34m", "\x1b[96m"
 
 
 def out(text: str, end: str = "\n") -> None:
-    """Write a line to standard output; on a terminal without control characters."""
+    """Write a line to standard output; on a terminal without control characters. Raises OutputFault."""
     if is_terminal() and not text.isprintable():
         text = "".join(c if c.isprintable() or c in "\n\t" else printable(c) for c in text)
     _write(sys.stdout, text + end)
 
 
 def err(text: str, end: str = "\n") -> None:
-    """Write a line to standard error."""
+    """Write a line to standard error. Raises OutputFault."""
     _write(sys.stderr, text + end)
 
 
 def raw(data: bytes, *, error: bool = False) -> None:
-    """Write bytes as they are, at once."""
+    """Write bytes as they are, at once. Raises OutputFault."""
     stream = sys.stderr if error else sys.stdout
-    stream.flush()
-    binary = getattr(stream, "buffer", None)
-    if binary is None:
-        stream.write(data.decode("utf-8", "replace"))
-    else:
-        binary.write(data)
-        binary.flush()
+    try:
+        stream.flush()
+        binary = getattr(stream, "buffer", None)
+        if binary is None:
+            stream.write(data.decode("utf-8", "replace"))
+        else:
+            binary.write(data)
+            binary.flush()
+    except OSError as failure:
+        _fail(stream, failure)
 
 
 def flush() -> None:
-    """Let buffered output go, before a wait."""
-    sys.stdout.flush()
+    """Let buffered output go, before a wait. Raises OutputFault."""
+    _flush(sys.stdout)
 
 
 def flush_error() -> None:
-    """Let what was written to standard error be seen now."""
-    sys.stderr.flush()
+    """Let what was written to standard error be seen now. Raises OutputFault."""
+    _flush(sys.stderr)
 
 
 def is_terminal(*, error: bool = False) -> bool:
@@ -98,7 +103,22 @@ def _ansi_on_windows(error: bool) -> bool:
 
 def _write(stream: TextIO, text: str) -> None:
     try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "replace").decode(encoding))
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "replace").decode(encoding))
+    except OSError as error:
+        _fail(stream, error)
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError as error:
+        _fail(stream, error)
+
+
+def _fail(stream: TextIO, error: OSError) -> NoReturn:
+    name = "standard error" if stream is sys.stderr else "standard output"
+    raise OutputFault(error.errno, error.strerror, name) from error

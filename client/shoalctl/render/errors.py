@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal.errors import ShoalError
+from shoal.errors import Internal, ShoalError
 from shoalctl.render import console
 
 
@@ -11,6 +11,10 @@ def show_error(error: ShoalError, host: str | None = None) -> None:
     console.flush()
     for line in error_lines(error, host):
         console.err(line)
+    if isinstance(error, Internal) and error.__cause__ is not None:
+        from shoalctl.render.defects import show_traceback
+
+        show_traceback(error.__cause__)
 
 
 def error_lines(error: ShoalError, host: str | None = None) -> list[str]:

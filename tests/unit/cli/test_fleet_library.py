@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shoal.errors import NotFound, ShoalError, Unavailable
+from shoal.errors import FailedPrecondition, Internal, NotFound, ShoalError, Unavailable
 from shoal.v1 import container_pb2
 from shoalctl import Fleet, HostResult
+from shoalctl.defect import OutputFault
 from shoalctl.fleet import fanout
 from tests.support.fake_daemon import Certificates, FakeDaemon, container, record
 
@@ -120,14 +121,44 @@ async def test_merged_streams_are_bounded_and_end_with_their_errors() -> None:
     assert [str(result.error) for result in rest if not result.ok] == ["broken"]
 
 
-async def test_a_defect_of_the_work_is_not_swallowed() -> None:
-    async def work(host: Fake) -> AsyncIterator[int]:
-        yield 1
-        raise KeyError(host.name)
+async def test_a_defect_is_of_one_host_and_not_swallowed() -> None:
+    async def stream(host: Fake) -> AsyncIterator[str]:
+        yield await once(host)
 
-    with pytest.raises(KeyError):
-        async for _ in fanout.merged([Fake("a")], work):
-            pass
+    async def once(host: Fake) -> str:
+        if host.name == "a":
+            raise KeyError(host.name)
+        await asyncio.sleep(0.05)
+        return host.name
+
+    hosts = [Fake("a"), Fake("b")]
+    for results in (fanout.merged(hosts, stream), fanout.each(hosts, once)):
+        bad, good = [result async for result in results]
+        assert (good.host, good.get()) == ("b", "b")
+        assert isinstance(bad.error, Internal)
+        assert isinstance(bad.error.__cause__, KeyError)
+        assert bad.error.message == "internal error: KeyError: 'a'"
+
+
+async def test_output_that_can_not_be_written_ends_all() -> None:
+    async def stream(host: Fake) -> AsyncIterator[str]:
+        yield await once(host)
+
+    async def once(host: Fake) -> str:
+        if host.name == "a":
+            raise OutputFault(28, "No space left on device", "standard output")
+        await asyncio.sleep(60)
+        return host.name
+
+    hosts = [Fake("a"), Fake("b")]
+    for results in (fanout.merged(hosts, stream), fanout.each(hosts, once)):
+        with pytest.raises(OutputFault):
+            await anext(results)
+
+
+async def test_a_configuration_that_is_named_is_there(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match=r"none\.toml does not exist"):
+        Fleet.load(config=tmp_path / "none.toml")
 
 
 async def test_a_stopping_daemon_is_waited_for(
