@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from shoal.errors import FailedPrecondition, ShoalError
+from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.executor import StepExecutor
 from shoald.build.mounts import StepMounts
@@ -206,10 +207,10 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             config.userns.size,
         )
         copying = CopyCases(containers.find, in_containers, events.publish)
-        caches = CacheMounts(root / "buildcache")
+        caches, agents = CacheMounts(root / "buildcache"), Agents()
         await asyncio.to_thread(caches.sweep)
         builds = _builds(
-            config, md, content, snapshots, launcher, vault, caches, images, operations, events, metrics, stack
+            config, md, content, snapshots, launcher, vault, caches, agents, images, operations, events, metrics, stack
         )
         warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
         system = SystemCases(
@@ -234,6 +235,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         yield LocalEngine(
             images=images,
             builds=builds,
+            agents=agents,
             build_cache=BuildCacheCases(md, caches, collect_garbage),
             containers=containers,
             control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),
@@ -285,6 +287,7 @@ def _builds(
     launcher: Launcher,
     vault: SecretVault,
     caches: CacheMounts,
+    agents: Agents,
     images: ImageCases,
     operations: Operations,
     events: EventLog,
@@ -298,7 +301,7 @@ def _builds(
         snapshots,
         launcher,
         vault,
-        StepMounts(snapshots, caches, tmp),
+        StepMounts(snapshots, caches, agents, tmp),
         lambda source, root, into: layers.unpack_archive(source, root, into=into),
         lambda: (config.network.subnet, config.network.pool, *(s for n in md.networks.list() for s in n.subnets)),
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -240,3 +243,52 @@ def test_a_build_goes_on_without_its_client(host: Fleet, busybox: str, tmp_path:
     assert "exit code: 7" in host.shoal("build", "attach", request_id, code=1).stderr
     assert "no build" in host.shoal("builder", "attach", "feedfeed", code=1).stderr
     assert "--detach leaves" in host.shoal("build", "--detach", "-o", "x", context, code=2).stderr
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A real agent with one key; the environment that leads to it."""
+    sock = tmp_path / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(sock)], stdout=subprocess.DEVNULL) as process:
+        try:
+            while not sock.exists():
+                time.sleep(0.02)
+            env = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
+            key = tmp_path / "key"
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "of-the-test", "-f", key], check=True)
+            subprocess.run(["ssh-add", "-q", key], check=True, env=env)
+            yield env
+        finally:
+            process.terminate()
+
+
+def _with_libraries(program: str, root: Path) -> None:
+    """A program of this machine and what it loads, below `root`."""
+    loaded = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    for path in (program, *(word for word in loaded.split() if word.startswith("/"))):
+        target = root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+def test_a_lent_ssh_agent(host: Fleet, busybox: str, tmp_path: Path, agent: dict[str, str]) -> None:
+    context = tmp_path / "c"
+    _with_libraries("/usr/bin/ssh-add", context / "root")
+    text = f"""FROM {busybox}
+COPY root/ /
+RUN --mount=type=ssh /usr/bin/ssh-add -L > /keys; ls -l $SSH_AUTH_SOCK | cut -c1-10 > /mode
+RUN test -z "$SSH_AUTH_SOCK" && test ! -e /run/buildkit
+"""
+    (context / "Dockerfile").write_text(text)
+    env = {**host.environment(), "SSH_AUTH_SOCK": agent["SSH_AUTH_SOCK"]}
+    built = subprocess.run(
+        host.command("build", "-t", "it", "--ssh", "default", str(context)), capture_output=True, text=True, env=env
+    )
+    assert built.returncode == 0, built.stderr
+    assert "of-the-test" in run(host, "cat", "/keys")
+    assert run(host, "cat", "/mode") == "srw-------\n"
+    # Without it the step runs as if there were none; one that needs it says so.
+    build(host, context, f'FROM {busybox}\nRUN --mount=type=ssh test -z "$SSH_AUTH_SOCK"\n')
+    said = build(host, context, f"FROM {busybox}\nRUN --mount=type=ssh,required=true true\n", code=1)
+    assert "--ssh default" in said
+    assert "no agent runs here" in build(host, context, text, "--ssh", "default", code=2)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from shoal.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.platform import Platform
+from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.mounts import Prepared, StepMounts
 from shoald.build.solver import Build
@@ -64,7 +65,7 @@ class Place:
         self.cache = directory / "cache"
         self.tmp = directory / "tmp"
         self.snapshots = PlainSnapshots(directory)
-        self.mounts = StepMounts(self.snapshots, CacheMounts(self.cache), self.tmp)  # type: ignore[arg-type]
+        self.mounts = StepMounts(self.snapshots, CacheMounts(self.cache), Agents(), self.tmp)  # type: ignore[arg-type]
         planned = plan(b"FROM scratch\n", target_platform=Platform.host(), build_platform=Platform.host())
         self.build = Build(BuildRequest(b""), planned, self.context, "lease", 0, lambda event: None)
 
@@ -158,15 +159,11 @@ class TestBind:
         async with place.prepared(bind("/", ScratchBase())) as (made,):
             assert os.listdir(made.source) == []
 
-    @pytest.mark.parametrize(
-        "mount",
-        [
-            RunMount(type=MountType.SSH, target="/s"),
-        ],
-    )
-    async def test_not_yet(self, place: Place, mount: RunMount) -> None:
-        with pytest.raises(Unimplemented):
-            async with place.prepared(bind("/"), bind("/", StageBase(0)), mount):
+    async def test_an_agent_that_was_not_given(self, place: Place) -> None:
+        async with place.made(RunMount(type=MountType.SSH, target="/s", id="default")) as made:
+            assert (made.mounts, made.env) == ([], {})
+        with pytest.raises(FailedPrecondition, match="ssh agent default: not found"):
+            async with place.made(RunMount(type=MountType.SSH, target="", id="default", required=True)):
                 pass
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from shoal.errors import NotFound
 from shoal.platform import Platform
+from shoald.build.agents import Agents
 from shoald.config import Config
 from shoald.engine.ports import (
     BuildEvent,
@@ -379,6 +380,7 @@ class FakeEngine:
     execs: list[FakeExecSession] = field(default_factory=list)
     context: bytes = b""
     contexts: list[str] = field(default_factory=list)
+    lent_agents: Agents = field(default_factory=Agents)
     context_complete: bool = False
     context_error: BaseException | None = None
     hang: bool = False
@@ -599,6 +601,10 @@ class FakeEngine:
     async def export_container(self, name: str) -> AsyncIterator[bytes]:
         self._called("export_container", name)
         yield b"archive"
+
+    @property
+    def agents(self) -> Agents:
+        return self.lent_agents
 
     @property
     def build_cache(self) -> FakeBuildCache:

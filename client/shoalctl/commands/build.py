@@ -15,6 +15,7 @@ from shoalctl.flags.build_contexts import build_contexts
 from shoalctl.flags.build_output import parse_output
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.secrets import parse_build_secret
+from shoalctl.flags.ssh_agents import ssh_agents
 from shoalctl.invocation import Invocation
 
 app = verb_app()
@@ -37,6 +38,9 @@ def build(
     progress: Annotated[
         str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
     ] = "auto",
+    ssh: Annotated[
+        Texts, typer.Option("--ssh", metavar="default|ID[=SOCKET]", help="Lend an ssh agent to RUN --mount=type=ssh.")
+    ] = None,
     add_host: Annotated[Texts, typer.Option("--add-host", metavar="NAME:IP", help="In /etc/hosts of RUN.")] = None,
     push: Annotated[bool, typer.Option("--push", help="As -o type=registry: push the result.")] = False,
     load: Annotated[bool, typer.Option("--load", hidden=True, help="Always so: images stay on the hosts.")] = False,
@@ -90,6 +94,7 @@ def build(
             entry.replace("=", ":", 1) if ":" not in entry.split("=")[0] else entry for entry in add_host or ()
         ],
         detach=detach,
+        ssh=ssh_agents(ssh or (), os.environ),
     )
     options.check()
     execute(_build(ctx.obj, options))

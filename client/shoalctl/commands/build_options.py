@@ -39,6 +39,9 @@ class BuildOptions:
     outputs: list[Output] = field(default_factory=list)
     detach: bool = False
     extra_hosts: list[str] = field(default_factory=list)
+    ssh: dict[str, str] = field(default_factory=dict)
+    handles: dict[str, str] = field(default_factory=dict)
+    """Of the agents of `ssh`."""
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
@@ -100,5 +103,6 @@ class BuildOptions:
                 image_pb2.ImageServiceBuildRequest.Secret(id=name, value=value) for name, value in self.secrets.items()
             ],
             extra_hosts=self.extra_hosts,
+            ssh=self.handles,
             contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},
         )

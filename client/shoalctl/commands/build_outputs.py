@@ -21,6 +21,8 @@ def check_outputs(options: BuildOptions, hosts: Sequence[str]) -> None:
     """Find what can't work before anything is built. Raises UsageFault."""
     if options.detach and (options.outputs or options.iidfile):
         raise UsageFault("--detach leaves nobody here for an --output or --iidfile")
+    if options.detach and options.ssh:
+        raise UsageFault("--detach leaves no agent here for --ssh")
     for output in options.outputs:
         if output.kind == "image":
             if output.push and not options.names:

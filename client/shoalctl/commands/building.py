@@ -13,6 +13,7 @@ from shoalctl.commands.build_outputs import check_outputs, deliver
 from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
+from shoalctl.fleet.agents import AgentForward, new_handle
 from shoalctl.fleet.building import Build
 from shoalctl.fleet.fleet import Fleet
 from shoalctl.fleet.host import HostClient
@@ -53,6 +54,7 @@ class Building:
         options = self._options
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
+        options.handles.update({name: new_handle() for name in options.ssh})
         start = options.start(source, await self._credentials(source))
         for name in self._fleet.names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
@@ -69,11 +71,20 @@ class Building:
 
     async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
-        async with aclosing(build.events()) as events:
-            async for event in events:
-                if self._options.detach:
-                    return None  # the host has all that it needs
-                show_event(self._view, host.name, event)
+        lending = [
+            asyncio.create_task(AgentForward(host, self._options.handles[name], path).run())
+            for name, path in self._options.ssh.items()
+        ]
+        try:
+            async with aclosing(build.events()) as events:
+                async for event in events:
+                    if self._options.detach:
+                        return None  # the host has all that it needs
+                    show_event(self._view, host.name, event)
+        finally:
+            for task in lending:
+                task.cancel()
+            await asyncio.gather(*lending, return_exceptions=True)
         image = build.result()
         for output in self._options.outputs:
             await deliver(host, image, output, self._options)

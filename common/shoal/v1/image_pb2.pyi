@@ -379,6 +379,26 @@ class ImageServiceBuildRequest(_message.Message):
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+        @_typing.final
+        class SshEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         DOCKERFILE_FIELD_NUMBER: _builtins.int
         DOCKERFILE_NAME_FIELD_NUMBER: _builtins.int
@@ -394,6 +414,7 @@ class ImageServiceBuildRequest(_message.Message):
         SECRETS_FIELD_NUMBER: _builtins.int
         CONTEXTS_FIELD_NUMBER: _builtins.int
         EXTRA_HOSTS_FIELD_NUMBER: _builtins.int
+        SSH_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -433,6 +454,10 @@ class ImageServiceBuildRequest(_message.Message):
         def extra_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """"NAME:ADDRESS" or "NAME:host-gateway": more lines in /etc/hosts of RUN steps."""
 
+        @_builtins.property
+        def ssh(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Agents of RUN --mount=type=ssh by id ("default" without one): the handle of a ForwardAgent call, random."""
+
         def __init__(
             self,
             *,
@@ -451,10 +476,11 @@ class ImageServiceBuildRequest(_message.Message):
             secrets: _abc.Iterable[Global___ImageServiceBuildRequest.Secret] | None = ...,
             contexts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             extra_hosts: _abc.Iterable[_builtins.str] | None = ...,
+            ssh: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -774,6 +800,106 @@ class BuildSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BuildSummary: _TypeAlias = BuildSummary  # noqa: Y015
+
+@_typing.final
+class AgentData(_message.Message):
+    """A piece of what a connection to an agent carries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    connection: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        connection: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentData: _TypeAlias = AgentData  # noqa: Y015
+
+@_typing.final
+class ImageServiceForwardAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Start(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HANDLE_FIELD_NUMBER: _builtins.int
+        handle: _builtins.str
+        def __init__(
+            self,
+            *,
+            handle: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    close: _builtins.int
+    """The number of a connection that has ended."""
+    @_builtins.property
+    def start(self) -> Global___ImageServiceForwardAgentRequest.Start: ...
+    @_builtins.property
+    def data(self) -> Global___AgentData: ...
+    def __init__(
+        self,
+        *,
+        start: Global___ImageServiceForwardAgentRequest.Start | None = ...,
+        data: Global___AgentData | None = ...,
+        close: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data", b"data", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data", b"data", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "data", "close"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ImageServiceForwardAgentRequest: _TypeAlias = ImageServiceForwardAgentRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceForwardAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    open: _builtins.int
+    """The number of a new connection."""
+    close: _builtins.int
+    @_builtins.property
+    def data(self) -> Global___AgentData: ...
+    def __init__(
+        self,
+        *,
+        open: _builtins.int = ...,
+        data: Global___AgentData | None = ...,
+        close: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data", b"data", "message", b"message", "open", b"open"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "data", b"data", "message", b"message", "open", b"open"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "data", "close"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ImageServiceForwardAgentResponse: _TypeAlias = ImageServiceForwardAgentResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceListBuildsRequest(_message.Message):

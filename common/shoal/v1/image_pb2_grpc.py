@@ -64,6 +64,11 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.FromString,
                 _registered_method=True)
+        self.ForwardAgent = channel.stream_stream(
+                '/shoal.v1.ImageService/ForwardAgent',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.FromString,
+                _registered_method=True)
         self.FollowBuild = channel.unary_stream(
                 '/shoal.v1.ImageService/FollowBuild',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceFollowBuildRequest.SerializeToString,
@@ -150,6 +155,15 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForwardAgent(self, request_iterator, context):
+        """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
+        as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
+        connections, by number. No key ever leaves the client. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FollowBuild(self, request, context):
         """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
         NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -220,6 +234,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.PruneBuildCache,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.SerializeToString,
+            ),
+            'ForwardAgent': grpc.stream_stream_rpc_method_handler(
+                    servicer.ForwardAgent,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.SerializeToString,
             ),
             'FollowBuild': grpc.unary_stream_rpc_method_handler(
                     servicer.FollowBuild,
@@ -409,6 +428,33 @@ class ImageService(object):
             '/shoal.v1.ImageService/PruneBuildCache',
             shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServicePruneBuildCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForwardAgent(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shoal.v1.ImageService/ForwardAgent',
+            shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

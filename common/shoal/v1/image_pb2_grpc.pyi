@@ -61,6 +61,11 @@ class ImageServiceStub:
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
     PruneBuildCache: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
+    ForwardAgent: _grpc.StreamStreamMultiCallable[_image_pb2.ImageServiceForwardAgentRequest, _image_pb2.ImageServiceForwardAgentResponse]
+    """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
+    as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
+    connections, by number. No key ever leaves the client. Roles: admin, operator.
+    """
     FollowBuild: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
     NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -110,6 +115,11 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
     PruneBuildCache: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]  # type: ignore[assignment]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
+    ForwardAgent: _aio.StreamStreamMultiCallable[_image_pb2.ImageServiceForwardAgentRequest, _image_pb2.ImageServiceForwardAgentResponse]  # type: ignore[assignment]
+    """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
+    as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
+    connections, by number. No key ever leaves the client. Roles: admin, operator.
+    """
     FollowBuild: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]  # type: ignore[assignment]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
     NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -192,6 +202,17 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.ImageServicePruneBuildCacheResponse, _abc.Awaitable[_image_pb2.ImageServicePruneBuildCacheResponse]]:
         """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
+
+    @_abc_1.abstractmethod
+    def ForwardAgent(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_pb2.ImageServiceForwardAgentRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceForwardAgentResponse], _abc.AsyncIterator[_image_pb2.ImageServiceForwardAgentResponse]]:
+        """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
+        as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
+        connections, by number. No key ever leaves the client. Roles: admin, operator.
+        """
 
     @_abc_1.abstractmethod
     def FollowBuild(

@@ -131,6 +131,7 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         network=start.network or "bridge",
         secrets={secret.id: BuildSecret(secret.value) for secret in start.secrets},
         extra_hosts=tuple(start.extra_hosts),
+        ssh={name: required("ssh", handle) for name, handle in start.ssh.items()},
         contexts={name: _image_of(name, value) for name, value in start.contexts.items()},
     )
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from shoal.pki import Role
 from shoal.v1 import image_pb2 as pb
 from shoal.v1 import image_pb2_grpc
+from shoald.api.agent_forwarding import forward_agent
 from shoald.api.build_contexts import sent_contexts
 from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
@@ -57,6 +58,11 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         async with closing(sent_contexts(requests, request.contexts, context)) as contexts:
             items = self._engine.build(request_id, request, contexts)
             await send_all(context, items, self._build_message)
+
+    async def ForwardAgent(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ImageServiceForwardAgentRequest], context: Context
+    ) -> None:
+        await forward_agent(self._engine.agents, requests, context)
 
     async def ListBuilds(self, request: pb.ImageServiceListBuildsRequest, context: Context) -> None:  # type: ignore[override]
         for each in self._engine.list_builds():

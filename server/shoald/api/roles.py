@@ -25,6 +25,7 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/Build": _WRITE,
     "/shoal.v1.ImageService/FollowBuild": _FOLLOW,
     "/shoal.v1.ImageService/ListBuilds": _FOLLOW,
+    "/shoal.v1.ImageService/ForwardAgent": _WRITE,
     "/shoal.v1.ImageService/ListBuildCache": _READ,
     "/shoal.v1.ImageService/PruneBuildCache": _WRITE,
     "/shoal.v1.ImageService/List": _READ,

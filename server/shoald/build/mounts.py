@@ -16,6 +16,7 @@ from pathlib import Path
 
 from shoal.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unimplemented
 from shoald.build import trees
+from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.solver import Build, Roots
 from shoald.containers.step import SecretFile
@@ -24,6 +25,8 @@ from shoald.host.process import PIPE, spawn
 from shoald.host.trees import remove_tree
 from shoald.model.container import Mount, MountKind
 from shoald.snapshots.ports import Snapshotter
+
+AGENT_TARGET = "/run/buildkit/ssh_agent"
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ class Prepared:
 class StepMounts:
     """Makes mounts ready; files of heredocs and copies live below `tmp_dir`."""
 
-    def __init__(self, snapshots: Snapshotter, caches: CacheMounts, tmp_dir: Path) -> None:
+    def __init__(self, snapshots: Snapshotter, caches: CacheMounts, agents: Agents, tmp_dir: Path) -> None:
         self._snapshots = snapshots
         self._caches = caches
+        self._agents = agents
         self._tmp_dir = tmp_dir
 
     @contextlib.asynccontextmanager
@@ -52,6 +56,8 @@ class StepMounts:
             for mount in step.mounts:
                 if mount.type is MountType.SECRET:
                     _secret(build, mount, made)
+                elif mount.type is MountType.SSH:
+                    await self._agent(build, mount, made, stack)
                 else:
                     made.mounts.append(await self._mount(build, mount, roots, stack))
             made.mounts.extend(await self._files(step, stack))
@@ -65,9 +71,26 @@ class StepMounts:
                 return await self._cache(build, mount, roots, stack)
             case MountType.BIND:
                 return await self._bind(build, mount, roots, stack)
-        raise Unimplemented(
-            f"RUN --mount=type={mount.type.value} is not supported yet", reason="INSTRUCTION_UNSUPPORTED"
-        )
+        raise Unimplemented(f"RUN --mount=type={mount.type.value} is not supported", reason="INSTRUCTION_UNSUPPORTED")
+
+    async def _agent(self, build: Build, mount: RunMount, made: Prepared, stack: AsyncExitStack) -> None:
+        """The client's agent as a socket, and SSH_AUTH_SOCK; one that was not given is left out unless required."""
+        handle = build.request.ssh.get(mount.id)
+        if handle is None:
+            if mount.required:
+                raise FailedPrecondition(
+                    f"ssh agent {mount.id}: not found",
+                    reason="AGENT_MISSING",
+                    hint=f"give it: shoal build --ssh {mount.id}",
+                )
+            return
+        owner = (mount.uid or 0, mount.gid or 0)
+        mode = mount.mode if mount.mode is not None else 0o600
+        path = await stack.enter_async_context(self._agents.socket(handle, self._tmp_dir, owner, mode))
+        number = sum(each.target.startswith(AGENT_TARGET) for each in made.mounts)
+        target = mount.target or f"{AGENT_TARGET}.{number}"
+        made.mounts.append(Mount(MountKind.BIND, target, str(path)))
+        made.env.setdefault("SSH_AUTH_SOCK", target)
 
     async def _bind(self, build: Build, mount: RunMount, roots: Roots, stack: AsyncExitStack) -> Mount:
         if mount.read_only:

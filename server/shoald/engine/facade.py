@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from shoal.platform import Platform
+from shoald.build.agents import Agents
 from shoald.engine.build import BuildCases
 from shoald.engine.containers import ContainerCases
 from shoald.engine.control_ports import ControlUses, InsightUses
@@ -47,6 +48,7 @@ class LocalEngine:
         *,
         images: ImageCases,
         builds: BuildCases,
+        agents: Agents,
         build_cache: BuildCacheUses,
         containers: ContainerCases,
         control: ControlUses,
@@ -63,6 +65,7 @@ class LocalEngine:
     ) -> None:
         self._images = images
         self._builds = builds
+        self._agents = agents
         self._build_cache = build_cache
         self._containers = containers
         self._control = control
@@ -231,6 +234,11 @@ class LocalEngine:
     def export_container(self, name: str) -> AsyncIterator[bytes]:
         """See Engine.export_container."""
         return self._copying.export_container(name)
+
+    @property
+    def agents(self) -> Agents:
+        """See Engine.agents."""
+        return self._agents
 
     @property
     def build_cache(self) -> BuildCacheUses:

@@ -13,6 +13,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from shoal.platform import Platform
+from shoald.build.agents import Agents
 from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.network_ports import NetworkUses
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
@@ -320,6 +321,10 @@ class Engine(Protocol):
 
     def export_container(self, name: str) -> AsyncIterator[bytes]:
         """The root file system without mounts as a tar in chunks."""
+
+    @property
+    def agents(self) -> Agents:
+        """Where clients lend their ssh agents."""
 
     @property
     def build_cache(self) -> BuildCacheUses:

@@ -96,5 +96,7 @@ class BuildRequest(Struct, frozen=True):
     secrets: Mapping[str, BuildSecret] = field(default_factory=dict)
     """By id."""
     extra_hosts: tuple[str, ...] = ()
+    ssh: Mapping[str, str] = field(default_factory=dict)
+    """Handles of forwarded agents by id."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts: the reference of an image, or "" for a directory."""
