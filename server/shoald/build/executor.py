@@ -17,6 +17,7 @@ import msgspec
 
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
+from shoald.build.git import Repository, clone
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
@@ -46,6 +47,8 @@ from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
+
+_GIT = "git:"  # begins the name of a context that is a checkout; no name of a context has it
 
 Unpack = Callable[[Path, Path, str], Awaitable[object]]
 """Unpack an archive (a host path) below a root, into a path inside it."""
@@ -82,6 +85,7 @@ class StepExecutor:
         self._unpack = unpack
         self._networks = networks
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
+        self._clones: dict[tuple[Path, str], asyncio.Task[Path]] = {}
         self._fetches: dict[tuple[Path, str], asyncio.Task[Fetched]] = {}
 
     def forget_context(self, context: Path) -> None:
@@ -91,6 +95,8 @@ class StepExecutor:
             task.cancel()
         for key in [key for key in self._fetches if key[0] == context]:
             self._fetches.pop(key).cancel()
+        for key in [key for key in self._clones if key[0] == context]:
+            self._clones.pop(key).cancel()
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +113,7 @@ class StepExecutor:
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
-                _check_copy(step)
+                step = await self._from_git(build, step)
                 copying = await self._select(build, stage, step, roots)
                 return Keyed(copy_key(stage.key, step, *told([*copying.parts, *copying.fetched])), copying)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
@@ -159,6 +165,44 @@ class StepExecutor:
             items.append(msgspec.structs.replace(item, named=True))
         return place, items
 
+    async def _from_git(self, build: Build, step: CopyStep) -> CopyStep:
+        """An ADD of a repository as a copy of its files, checked out once in a build."""
+        found = [source for source in step.sources if isinstance(source, GitSource)]
+        if not found:
+            return step
+        if len(step.sources) > 1:
+            raise Unimplemented(
+                "ADD of a git repository beside other sources is not supported",
+                reason="INSTRUCTION_UNSUPPORTED",
+                hint="write an ADD of its own for it",
+            )
+        place = build.context.parent / "fetched"
+        place.mkdir(mode=0o711, exist_ok=True)
+        url = found[0].url
+        key = (build.context, f"{url} {step.checksum} {step.keep_git_dir}")
+        task = self._clones.get(key)
+        if task is None:
+            task = self._clones[key] = asyncio.ensure_future(self._cloned(build, step, url, place))
+        try:
+            checkout = await asyncio.shield(task)
+        except ShoalError:
+            self._clones.pop(key, None)
+            raise
+        subdir = Repository.parse(url).subdir
+        return replace(step, base=ContextBase(f"{_GIT}{checkout}"), sources=(PathSource(subdir),), unpack=False)
+
+    async def _cloned(self, build: Build, step: CopyStep, url: str, place: Path) -> Path:
+        checkout = place / f"git-{secrets.token_hex(8)}"
+        await clone(
+            url,
+            checkout,
+            checksum=step.checksum,
+            keep_git_dir=step.keep_git_dir,
+            local=build.request.network == "host",
+            networks=list(self._networks()),
+        )
+        return checkout
+
     async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
         """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
         found = []
@@ -183,7 +227,7 @@ class StepExecutor:
         return await asyncio.shield(task)
 
     async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
-        if not isinstance(step.base, ContextBase):
+        if not isinstance(step.base, ContextBase) or step.base.name.startswith(_GIT):
             return await trees.scan_sources(root, step)
         # A symbolic link among the sources is resolved by itself.
         paths = scan_paths(step)
@@ -202,7 +246,8 @@ class StepExecutor:
     @contextlib.asynccontextmanager
     async def _root(self, build: Build, step: CopyStep, roots: Roots) -> AsyncIterator[Path]:
         if isinstance(step.base, ContextBase):
-            yield build.files_of(step.base)
+            name = step.base.name
+            yield Path(name.removeprefix(_GIT)) if name.startswith(_GIT) else build.files_of(step.base)
             return
         async with self._snapshots.mounted(await roots.snapshot_of(step.base)) as root:
             yield root
@@ -218,6 +263,7 @@ class StepExecutor:
                 case RunStep():
                     await self._run(build, step, snapshot.id, roots, log)
                 case CopyStep():
+                    step = await self._from_git(build, step)
                     await self._copy(build, step, snapshot.id, keyed.items, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)
@@ -323,12 +369,3 @@ def _check_run(step: RunStep, build: Build) -> None:
         raise Unimplemented(f"RUN --security={step.security} is not supported", reason="INSTRUCTION_UNSUPPORTED")
     if step.devices:
         raise Unimplemented("RUN --device is not supported", reason="INSTRUCTION_UNSUPPORTED")
-
-
-def _check_copy(step: CopyStep) -> None:
-    if any(isinstance(source, GitSource) for source in step.sources):
-        raise Unimplemented(
-            "ADD of git repositories is not supported yet",
-            reason="INSTRUCTION_UNSUPPORTED",
-            hint="clone it in a RUN step, or put it into the context",
-        )
