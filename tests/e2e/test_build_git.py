@@ -102,3 +102,14 @@ def test_what_is_refused(host: Fleet, busybox: str, repo: Repo, tmp_path: Path) 
         said = build(host, tmp_path / str(number), f"FROM {busybox}\nADD {source} /x\n", *flags, code=1)
         assert word in said, said
         assert "Dockerfile:2" in said
+
+
+def test_a_repository_as_the_context(host: Fleet, busybox: str, repo: Repo) -> None:
+    (repo.directory / "Dockerfile").write_text(f"FROM {busybox}\nCOPY . /all\n")
+    (repo.directory / "sub/Other").write_text(f"FROM {busybox}\nCOPY tool /tool\n")
+    repo.commit("three")
+    host.shoal("build", "-t", "it", repo.url)
+    assert host.shoal("run", "--rm", "it", "cat", "/all/file").stdout == "three"
+    host.shoal("build", "-t", "it", "-f", "Other", f"{repo.url}#main:sub")
+    assert host.shoal("run", "--rm", "it", "/tool").stdout == "three\n"
+    assert "git fetch" in host.shoal("build", f"{repo.url}#none", code=1).stderr

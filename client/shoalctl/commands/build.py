@@ -25,7 +25,9 @@ Texts = list[str] | None
 @app.command(cls=HostCommand)
 def build(
     ctx: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH|-", help="The context's directory; -: see the manual.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH|URL|-", help="A directory, a git repository, or - (see the manual).")
+    ],
     file: Annotated[str, typer.Option("-f", "--file", metavar="FILE", help="The Dockerfile; - is stdin.")] = "",
     tag: Annotated[Texts, typer.Option("-t", "--tag", metavar="NAME[:TAG]", help="A name for the result.")] = None,
     build_arg: Annotated[Texts, typer.Option("--build-arg", metavar="KEY[=VALUE]", help="Set an ARG.")] = None,

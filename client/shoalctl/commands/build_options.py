@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
 from shoalctl.flags.fault import UsageFault
+from shoalctl.flags.git_url import GitUrl, is_git_url
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
@@ -45,13 +46,20 @@ class BuildOptions:
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
-        if self.path == "-":
+        if is_git_url(self.path):
+            GitUrl.parse(self.path)
+        elif self.path == "-":
             if self.file == "-":
                 raise UsageFault("PATH and -f can't both be standard input")
         elif self.file != "-":
             from_directory(self.path, self.file)
         elif not os.path.isdir(self.path):
             raise UsageFault(f"the build context {self.path!r} is not a directory")
+
+    def at(self, directory: str) -> BuildOptions:
+        """The same with a directory in place of a repository; `file` is in it."""
+        file = os.path.join(directory, self.file) if self.file not in ("", "-") else self.file
+        return replace(self, path=directory, file=file)
 
     def source(self) -> tuple[Source, Callable[[], Iterator[bytes]]]:
         """The Dockerfile and what gives the context's tar stream; may read standard input. Blocking."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalError
@@ -13,6 +13,7 @@ from shoalctl.commands.build_outputs import check_outputs, deliver
 from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
+from shoalctl.flags.git_url import is_git_url
 from shoalctl.fleet.agents import AgentForward, new_handle
 from shoalctl.fleet.building import Build
 from shoalctl.fleet.fleet import Fleet
@@ -47,7 +48,12 @@ class Building:
         if options.iidfile and len(self._fleet.names) > 1:
             raise UsageFault("--iidfile needs a single host")
         check_outputs(options, self._fleet.names)
-        with self._iidfile:
+        with self._iidfile, ExitStack() as stack:
+            if is_git_url(options.path):
+                from shoalctl.fleet.git_context import checked_out
+
+                directory = await asyncio.to_thread(stack.enter_context, checked_out(options.path))
+                self._options = options.at(directory)
             return await self._run()
 
     async def _run(self) -> int:
