@@ -17,6 +17,11 @@ from tests.support.daemon import Fleet
 WHO = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main")
 
 
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class Repo:
     """A repository on loopback, over git's plain http."""
 
@@ -50,8 +55,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     made.git("tag", "v1")
     made.git("branch", "old")
     made.commit("two")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(made.directory))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    handler = functools.partial(_Quiet, directory=str(made.directory))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -142,7 +142,8 @@ class ImageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBuildCache(self, request, context):
-        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all.
+        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
+        Roles: admin, operator: it shows the steps of Dockerfiles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,9 @@ class ImageServiceStub:
     Roles: admin, operator.
     """
     ListBuildCache: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]
-    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
+    Roles: admin, operator: it shows the steps of Dockerfiles.
+    """
     PruneBuildCache: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
     ForwardAgent: _grpc.StreamStreamMultiCallable[_image_pb2.ImageServiceForwardAgentRequest, _image_pb2.ImageServiceForwardAgentResponse]
@@ -112,7 +114,9 @@ class ImageServiceAsyncStub(ImageServiceStub):
     Roles: admin, operator.
     """
     ListBuildCache: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]  # type: ignore[assignment]
-    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+    """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
+    Roles: admin, operator: it shows the steps of Dockerfiles.
+    """
     PruneBuildCache: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]  # type: ignore[assignment]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
     ForwardAgent: _aio.StreamStreamMultiCallable[_image_pb2.ImageServiceForwardAgentRequest, _image_pb2.ImageServiceForwardAgentResponse]  # type: ignore[assignment]
@@ -193,7 +197,9 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.ImageServiceListBuildCacheRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceListBuildCacheResponse], _abc.AsyncIterator[_image_pb2.ImageServiceListBuildCacheResponse]]:
-        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only. Roles: all."""
+        """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
+        Roles: admin, operator: it shows the steps of Dockerfiles.
+        """
 
     @_abc_1.abstractmethod
     def PruneBuildCache(

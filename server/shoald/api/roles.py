@@ -26,7 +26,7 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/FollowBuild": _FOLLOW,
     "/shoal.v1.ImageService/ListBuilds": _FOLLOW,
     "/shoal.v1.ImageService/ForwardAgent": _WRITE,
-    "/shoal.v1.ImageService/ListBuildCache": _READ,
+    "/shoal.v1.ImageService/ListBuildCache": _FOLLOW,
     "/shoal.v1.ImageService/PruneBuildCache": _WRITE,
     "/shoal.v1.ImageService/List": _READ,
     "/shoal.v1.ImageService/Inspect": _READ,

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -85,7 +86,7 @@ class StepExecutor:
         self._unpack = unpack
         self._networks = networks
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
-        self._clones: dict[tuple[Path, str], asyncio.Task[Path]] = {}
+        self._clones: dict[tuple[Path, str], asyncio.Task[tuple[Path, str]]] = {}
         self._fetches: dict[tuple[Path, str], asyncio.Task[Fetched]] = {}
 
     def forget_context(self, context: Path) -> None:
@@ -113,9 +114,14 @@ class StepExecutor:
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
-                step = await self._from_git(build, step)
+                step, commit = await self._from_git(build, step)
                 copying = await self._select(build, stage, step, roots)
-                return Keyed(copy_key(stage.key, step, *told([*copying.parts, *copying.fetched])), copying)
+                if commit and step.keep_git_dir:
+                    # Git's own files hold times and inodes: the commit tells what they are.
+                    what: tuple[Any, Any] = ((), [commit, *map(repr, step.sources), *step.exclude])
+                else:
+                    what = told([*copying.parts, *copying.fetched])
+                return Keyed(copy_key(stage.key, step, *what), copying)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
 
     async def _select(self, build: Build, stage: StageResult, step: CopyStep, roots: Roots) -> Copying:
@@ -165,11 +171,11 @@ class StepExecutor:
             items.append(msgspec.structs.replace(item, named=True))
         return place, items
 
-    async def _from_git(self, build: Build, step: CopyStep) -> CopyStep:
-        """An ADD of a repository as a copy of its files, checked out once in a build."""
+    async def _from_git(self, build: Build, step: CopyStep) -> tuple[CopyStep, str]:
+        """An ADD of a repository as a copy of its files, checked out once in a build; and the commit."""
         found = [source for source in step.sources if isinstance(source, GitSource)]
         if not found:
-            return step
+            return step, ""
         if len(step.sources) > 1:
             raise Unimplemented(
                 "ADD of a git repository beside other sources is not supported",
@@ -184,16 +190,17 @@ class StepExecutor:
         if task is None:
             task = self._clones[key] = asyncio.ensure_future(self._cloned(build, step, url, place))
         try:
-            checkout = await asyncio.shield(task)
+            checkout, commit = await asyncio.shield(task)
         except ShoalError:
             self._clones.pop(key, None)
             raise
         subdir = Repository.parse(url).subdir
-        return replace(step, base=ContextBase(f"{_GIT}{checkout}"), sources=(PathSource(subdir),), unpack=False)
+        base = ContextBase(f"{_GIT}{checkout}")
+        return replace(step, base=base, sources=(PathSource(subdir),), unpack=False), commit
 
-    async def _cloned(self, build: Build, step: CopyStep, url: str, place: Path) -> Path:
+    async def _cloned(self, build: Build, step: CopyStep, url: str, place: Path) -> tuple[Path, str]:
         checkout = place / f"git-{secrets.token_hex(8)}"
-        await clone(
+        commit = await clone(
             url,
             checkout,
             checksum=step.checksum,
@@ -201,7 +208,7 @@ class StepExecutor:
             local=build.request.network == "host",
             networks=list(self._networks()),
         )
-        return checkout
+        return checkout, commit
 
     async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
         """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
@@ -263,7 +270,7 @@ class StepExecutor:
                 case RunStep():
                     await self._run(build, step, snapshot.id, roots, log)
                 case CopyStep():
-                    step = await self._from_git(build, step)
+                    step, _ = await self._from_git(build, step)
                     await self._copy(build, step, snapshot.id, keyed.items, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)
