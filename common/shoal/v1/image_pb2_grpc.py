@@ -143,7 +143,7 @@ class ImageServiceServicer(object):
 
     def ListBuildCache(self, request, context):
         """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
-        Roles: admin, operator: it shows the steps of Dockerfiles.
+        It shows the steps of Dockerfiles. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

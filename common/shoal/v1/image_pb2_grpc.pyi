@@ -59,7 +59,7 @@ class ImageServiceStub:
     """
     ListBuildCache: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
-    Roles: admin, operator: it shows the steps of Dockerfiles.
+    It shows the steps of Dockerfiles. Roles: admin, operator.
     """
     PruneBuildCache: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
@@ -115,7 +115,7 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """
     ListBuildCache: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildCacheRequest, _image_pb2.ImageServiceListBuildCacheResponse]  # type: ignore[assignment]
     """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
-    Roles: admin, operator: it shows the steps of Dockerfiles.
+    It shows the steps of Dockerfiles. Roles: admin, operator.
     """
     PruneBuildCache: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneBuildCacheRequest, _image_pb2.ImageServicePruneBuildCacheResponse]  # type: ignore[assignment]
     """PruneBuildCache deletes of it what no build at work uses. Roles: admin, operator."""
@@ -198,7 +198,7 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceListBuildCacheResponse], _abc.AsyncIterator[_image_pb2.ImageServiceListBuildCacheResponse]]:
         """ListBuildCache lists what the builder keeps, the least recently used first. Read-only.
-        Roles: admin, operator: it shows the steps of Dockerfiles.
+        It shows the steps of Dockerfiles. Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod
