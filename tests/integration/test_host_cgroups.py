@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -151,3 +152,16 @@ def test_remove_tree_overcomes_the_immutable_flag() -> None:
         pytest.skip("this file system has no immutable flag")
     assert trees.remove_tree(area) is True
     assert not area.exists()
+
+
+@pytest.mark.root
+def test_daemons_that_start_at_once_mount_controllers_once() -> None:
+    code = "from shoald.host.controllers import MountedControllers as M; m = M(); m.mount(); input()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)
+    ]
+    try:
+        failed = [process.communicate(b"\n", timeout=30)[1].decode() for process in started]
+        assert failed == [""] * len(started)
+    finally:
+        unmount_unused()

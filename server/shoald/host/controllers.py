@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from shoal.errors import FailedPrecondition
@@ -27,12 +29,13 @@ class MountedControllers:
 
     def mount(self) -> list[str]:
         """Mount what is missing, note it, and hold all that is noted; the names that were mounted now."""
-        mounted = cgroups.mount_missing_v1_controllers()
-        if mounted:
-            fd = os.open(NOTE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.writelines(f"{name}\n" for name in mounted)
-        self.hold()
+        with _alone():
+            mounted = cgroups.mount_missing_v1_controllers()
+            if mounted:
+                fd = os.open(NOTE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                with os.fdopen(fd, "w", encoding="ascii") as file:
+                    file.writelines(f"{name}\n" for name in mounted)
+            self.hold()
         return mounted
 
     def hold(self) -> None:
@@ -55,9 +58,25 @@ def noted() -> list[str]:
         return []
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One daemon of this machine at a time: of two that mount the same, the second is told EBUSY."""
+    fd = os.open(cgroups.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def unmount_unused() -> None:
     """For the purge of a daemon: unmount what daemons of ours mounted and none uses any more. Groups in it without
     processes go, also those that other engines left there while it was mounted; one with processes keeps it."""
+    with _alone():
+        _unmount_unused()
+
+
+def _unmount_unused() -> None:
     for name in noted():
         target = cgroups.ROOT / name
         for directory, _, _ in os.walk(target, topdown=False):
