@@ -167,9 +167,12 @@ def test_daemons_take_turns_at_mounting(monkeypatch: pytest.MonkeyPatch) -> None
         return []
 
     monkeypatch.setattr(cgroups, "mount_missing_v1_controllers", mounting)
-    started = [threading.Thread(target=MountedControllers().mount) for _ in range(6)]
+    daemons = [MountedControllers() for _ in range(6)]
+    started = [threading.Thread(target=daemon.mount) for daemon in daemons]
     for thread in started:
         thread.start()
     for thread in started:
         thread.join()
+    for daemon in daemons:
+        daemon.close()
     assert most == [1]
