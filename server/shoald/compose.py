@@ -18,12 +18,13 @@ from shoal.errors import FailedPrecondition, ShoalError
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.executor import StepExecutor
+from shoald.build.fetching import Fetching
 from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
 from shoald.build.solver import Solver
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
-from shoald.containers.copying import ContainerFiles
+from shoald.containers.copying import ContainerFiles, ImageFiles
 from shoald.containers.ghosts import Ghosts
 from shoald.containers.launcher import Launcher
 from shoald.containers.neighbours import Neighbours
@@ -206,7 +207,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             namespaces,
             config.userns.size,
         )
-        copying = CopyCases(containers.find, in_containers, events.publish)
+        copying = CopyCases(containers.find, in_containers, md.images.find, ImageFiles(md, snapshots), events.publish)
         caches, agents = CacheMounts(root / "buildcache"), Agents()
         await asyncio.to_thread(caches.sweep)
         builds = _builds(
@@ -296,6 +297,11 @@ def _builds(
 ) -> BuildCases:
     tmp = config.root / "tmp"
     layers = Layers(md, content, snapshots, tmp / "layers")
+
+    def subnets_of_containers() -> list[str]:
+        own = [subnet for network in md.networks.list() for subnet in network.subnets]
+        return [config.network.subnet, config.network.pool, *own]
+
     executor = StepExecutor(
         md,
         snapshots,
@@ -303,7 +309,7 @@ def _builds(
         vault,
         StepMounts(snapshots, caches, agents, tmp),
         lambda source, root, into: layers.unpack_archive(source, root, into=into),
-        lambda: (config.network.subnet, config.network.pool, *(s for n in md.networks.list() for s in n.subnets)),
+        Fetching(subnets_of_containers),
     )
     packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)

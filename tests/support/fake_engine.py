@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
 
-from shoal.errors import NotFound
 from shoal.platform import Platform
 from shoald.build.agents import Agents
 from shoald.config import Config
@@ -21,7 +19,6 @@ from shoald.engine.ports import (
     ContainerFilter,
     EventFilter,
     ExecOrder,
-    ExecOutput,
     ExecStarted,
     ExitStatus,
     HostInfo,
@@ -32,341 +29,27 @@ from shoald.engine.ports import (
     MountPoint,
     Pushed,
 )
-from shoald.engine.volume_ports import VolumeDetails, VolumeFilter
 from shoald.model.build import BuildRequest, BuildState, BuildSummary, BuildWarning, StepFinished, StepLog, StepStarted
-from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRecord
-from shoald.model.change import ContainerChange
-from shoald.model.container import Container, ContainerSpec, ContainerState, Membership, Process, PullPolicy
+from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
-from shoald.model.file import TreeEntry
 from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
-from shoald.model.insight import Change, ChangeKind, ProcessTable, StatsSample
 from shoald.model.metrics import EngineMetrics
-from shoald.model.network import Member, Network, NetworkRequest
 from shoald.model.path import PathStat
-from shoald.model.snapshot import Volume
-from shoald.network.ports import Endpoint
-from shoald.oci.config import parse_config
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-RAW_CONFIG = (
-    b'{"architecture":"amd64","os":"linux","author":"me","created":"2026-01-02T03:04:05Z",'
-    b'"config":{"Cmd":["sh"],"Env":["A=b"],"ExposedPorts":{"80/tcp":{}},"Labels":{"k":"v"}},'
-    b'"rootfs":{"type":"layers","diff_ids":["sha256:' + b"a" * 64 + b'"]},'
-    b'"history":[{"created":"2026-01-02T03:04:05Z","created_by":"ADD x /"},{"created":"nonsense","empty_layer":true}]}'
-)
-IMAGE = Image(
-    id="sha256:" + "1" * 64,
-    manifest_digest="sha256:" + "2" * 64,
-    manifest_media_type="application/vnd.oci.image.manifest.v1+json",
-    config=parse_config(RAW_CONFIG),
-    created_at=NOW,
-    size_bytes=4096,
-    chain_id="sha256:" + "a" * 64,
-    tags=("docker.io/library/busybox:latest",),
-)
-CONTAINER = Container(
-    id="c" * 64,
-    name="web",
-    request_id="r1",
-    spec=ContainerSpec(image="busybox", name="web", labels={"tier": "front"}),
-    image_id=IMAGE.id,
-    process=Process(("sleep", "60"), ("A=b",), "/", ""),
-    state=ContainerState.RUNNING,
-    created_at=NOW,
-    userns_base=0x70000000,
-    snapshot_id="s1",
-    hostname="web",
-    stop_signal=15,
-    stop_timeout_s=10.0,
-    started_at=NOW,
-    pid=4242,
-    ip_address="10.88.64.2",
-)
-
-
-PATH_STAT = PathStat("passwd", 12, 0o100644, 1_500_000_001, "", 0, 0)
-
-
-BRIDGE = Network("bridge", "bridge", NOW, "shoal0", ("10.209.0.0/20",), ("10.209.0.1",))
-NETWORK = Network(
-    "d" * 64,
-    "net",
-    NOW,
-    "shoal0-dddddddd",
-    ("10.209.128.0/24", "fd00::/64"),
-    ("10.209.128.1", "fd00::1"),
-    internal=True,
-    labels={"tier": "db"},
-    options={"mtu": "1400"},
-)
-
-
-class FakeAttachSession:
-    """Echoes standard input; the container exits with code 7 at the end of input, or when `exit_now` is set."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-        self._queue: asyncio.Queue[LogBatch | ExitStatus] = asyncio.Queue()
-        self.closed = False
-        self.sizes: list[tuple[int, int]] = []
-        engine.sessions.append(self)
-
-    async def output(self) -> AsyncIterator[LogBatch | ExitStatus]:
-        while True:
-            item = await self._queue.get()
-            yield item
-
-    def emit(self, data: bytes, cursor: str = "1") -> None:
-        self._queue.put_nowait(LogBatch((LogRecord(1_000_000_001, False, data, False),), cursor))
-
-    def exit(self, code: int) -> None:
-        self._queue.put_nowait(ExitStatus(code))
-
-    async def write_stdin(self, data: bytes) -> None:
-        if self._engine.stdin_error is not None:
-            raise self._engine.stdin_error
-        self.emit(data)
-
-    async def close_stdin(self) -> None:
-        self.exit(7)
-
-    async def resize(self, rows: int, columns: int) -> None:
-        self.sizes.append((rows, columns))
-
-    async def close(self) -> None:
-        await asyncio.sleep(0)
-        self.closed = True
-
-
-class FakeVolumes:
-    """The engine's volumes: `data`, and `gone`, which is gone when it is looked at."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    def list(self, wanted: VolumeFilter) -> Sequence[Volume]:
-        self._engine._called("list_volumes", wanted)
-        return [Volume("data", NOW, labels={"tier": "db"}, options={"type": "tmpfs"}), Volume("gone", NOW)]
-
-    def path(self, name: str) -> str:
-        if name == "gone":
-            raise NotFound("no volume gone", reason="VOLUME_NOT_FOUND")
-        return f"/var/lib/shoal/volumes/{name}/data"
-
-    async def create(self, name: str, labels: Mapping[str, str], options: Mapping[str, str]) -> Volume:
-        self._engine._called("create_volume", name, labels, options)
-        return Volume(name or "random", NOW, not name, labels, options)
-
-    async def inspect(self, name: str) -> VolumeDetails:
-        self._engine._called("inspect_volume", name)
-        return VolumeDetails(Volume(name, NOW), self.path(name), (CONTAINER.id,), 4096)
-
-    async def prune(self, everything: bool, labels: tuple[tuple[str, str], ...]) -> tuple[Sequence[str], int]:
-        self._engine._called("prune_volumes", everything, labels)
-        return ["old"], 4096
-
-    async def remove(self, name: str) -> None:
-        self._engine._called("remove_volume", name)
-
-    async def export(self, name: str) -> AsyncIterator[bytes]:
-        self._engine._called("export_volume", name)
-        yield b"one"
-        yield b"two"
-
-    async def load(self, name: str, chunks: AsyncIterable[bytes]) -> None:
-        self._engine._called("import_volume", name)
-        async for chunk in chunks:
-            self._engine.context += chunk
-
-
-class FakeBuildCache:
-    """One layer and one cache mount."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    async def records(self) -> Sequence[CacheRecord]:
-        self._engine._called("list_build_cache")
-        return [
-            CacheRecord("a" * 64, CacheKind.LAYER, "RUN make", 5, NOW, NOW, 2, shared=True),
-            CacheRecord("b" * 64, CacheKind.MOUNT, "cache mount /c", 7, NOW, NOW, in_use=True),
-        ]
-
-    async def prune(self, wanted: CachePrune) -> CachePruned:
-        self._engine._called("prune_build_cache", wanted)
-        return CachePruned(("a" * 64,), 5)
-
-
-class FakeNetworks:
-    """The engine's networks: `bridge` and `net`, where CONTAINER is."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    def list(self, labels: tuple[tuple[str, str], ...] = (), name: str = "") -> Sequence[Network]:
-        self._engine._called("list_networks", labels, name)
-        return [BRIDGE, NETWORK]
-
-    def inspect(self, name: str) -> tuple[Network, Sequence[Member]]:
-        self._engine._called("inspect_network", name)
-        return NETWORK, [Member(CONTAINER, Membership(NETWORK.id), "10.209.128.2", "fd00::2", "02:42:0a:d1:80:02")]
-
-    def names(self) -> Mapping[str, Sequence[str]]:
-        return {CONTAINER.id: ["net"]}
-
-    def endpoints(self, container_id: str) -> Sequence[tuple[Endpoint, Membership]]:
-        endpoint = Endpoint("10.209.128.2", 24, "10.209.128.1", "02:42:0a:d1:80:02", network="net")
-        return [(endpoint, Membership(NETWORK.id, aliases=("db",)))]
-
-    async def create(self, request_id: str, request: NetworkRequest) -> tuple[Network, Sequence[str]]:
-        self._engine._called("create_network", request_id, request)
-        return NETWORK, ["a warning"]
-
-    async def remove(self, name: str) -> None:
-        self._engine._called("remove_network", name)
-
-    async def prune(self, labels: tuple[tuple[str, str], ...] = ()) -> Sequence[str]:
-        self._engine._called("prune_networks", labels)
-        return ["net"]
-
-    async def connect(self, container: str, membership: Membership) -> None:
-        self._engine._called("connect", container, membership)
-
-    async def disconnect(self, container: str, network: str, force: bool) -> None:
-        self._engine._called("disconnect", container, network, force)
-
-
-class FakeControl:
-    """Remembers what it was asked."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    async def pause(self, name: str, request_id: str = "") -> None:
-        self._engine._called("pause", name, request_id)
-
-    async def unpause(self, name: str, request_id: str = "") -> None:
-        self._engine._called("unpause", name, request_id)
-
-    async def rename(self, name: str, new_name: str, request_id: str = "") -> None:
-        self._engine._called("rename", name, new_name, request_id)
-
-    async def update(self, name: str, change: ContainerChange, request_id: str = "") -> tuple[Container, list[str]]:
-        self._engine._called("update", name, change, request_id)
-        return CONTAINER, ["a warning"]
-
-    async def prune(self, labels: Sequence[tuple[str, str]], until: datetime | None) -> tuple[list[str], int]:
-        self._engine._called("prune", labels, until)
-        return [CONTAINER.id], 4096
-
-    async def sizes(self, ids: Sequence[str]) -> Mapping[str, int]:
-        self._engine._called("sizes", tuple(ids))
-        return dict.fromkeys(ids, 4096)
-
-
-class FakeInsight:
-    """Two samples, one process, one changed file."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    async def top(self, name: str, arguments: Sequence[str]) -> ProcessTable:
-        self._engine._called("top", name, arguments)
-        return ProcessTable(("PID", "CMD"), (("4242", "sleep 60"),))
-
-    async def stats(
-        self, names: Sequence[str], one_shot: bool, interval_s: float = 1.0
-    ) -> AsyncIterator[list[StatsSample]]:
-        self._engine._called("stats", names, one_shot, interval_s)
-        yield [StatsSample(CONTAINER.id, CONTAINER.name, NOW, cpu_ns=5, cpu_fraction=0.5, memory_bytes=4096)]
-        if not one_shot:
-            await self._engine._maybe_hang()
-            yield []
-
-    async def changes(self, name: str) -> AsyncIterator[list[Change]]:
-        self._engine._called("changes", name)
-        yield [Change(ChangeKind.ADDED, "/new"), Change(ChangeKind.DELETED, "/old")]
-
-    async def commit(
-        self,
-        request_id: str,
-        name: str,
-        reference: str,
-        author: str,
-        message: str,
-        changes: Sequence[str],
-        pause: bool,
-    ) -> Image:
-        self._engine._called("commit", request_id, name, reference, author, message, changes, pause)
-        return IMAGE
-
-
-class FakeFiles:
-    """The engine's files: it lacks every blob, and remembers what comes in `blobs`."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._engine = engine
-
-    def missing(self, digests: Sequence[str]) -> Sequence[str]:
-        self._engine._called("missing", digests)
-        return digests
-
-    async def put(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-        self._engine._called("put", digest, size)
-        self._engine.blobs[digest] = b"".join([chunk async for chunk in chunks])
-
-    async def assemble(self, entries: Sequence[TreeEntry]) -> str:
-        self._engine._called("assemble", tuple(entries))
-        return "sha256:" + "4" * 64
-
-    async def replace(self, name: str, target: str, digest: str) -> None:
-        self._engine._called("replace_files", name, target, digest)
-
-    async def put_secret(self, value: bytes, mode: int, container: str, target: str) -> str:
-        self._engine._called("put_secret", value, mode, container, target)
-        return "" if container else "handle"
-
-
-class FakeExecSession:
-    """Echoes standard input on standard error; the process exits with code 9 at the end of input."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self._queue: asyncio.Queue[ExecOutput | ExitStatus] = asyncio.Queue()
-        self.closed: list[bool] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.taken = 0
-        self.acknowledged: list[str] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-        engine.execs.append(self)
-
-    async def output(self) -> AsyncIterator[ExecOutput | ExitStatus]:
-        while True:
-            yield await self._queue.get()
-
-    @property
-    def stdin_taken(self) -> int:
-        return self.taken
-
-    def received(self, cursor: str) -> None:
-        self.acknowledged.append(cursor)
-
-    async def write_stdin(self, data: bytes, offset: int) -> None:
-        await self.reads.wait()
-        self.taken = offset + len(data)
-        self._queue.put_nowait(ExecOutput(True, data, "5"))
-
-    async def close_stdin(self) -> None:
-        self._queue.put_nowait(ExitStatus(9))
-
-    async def resize(self, rows: int, columns: int) -> None:
-        self.sizes.append((rows, columns))
-
-    async def close(self, *, detached: bool = False) -> None:
-        """`closed` says whether on purpose."""
-        await asyncio.sleep(0)
-        self.closed.append(detached)
+from tests.support.fake_records import BRIDGE as BRIDGE
+from tests.support.fake_records import CONTAINER as CONTAINER
+from tests.support.fake_records import IMAGE as IMAGE
+from tests.support.fake_records import NETWORK as NETWORK
+from tests.support.fake_records import NOW as NOW
+from tests.support.fake_records import PATH_STAT as PATH_STAT
+from tests.support.fake_records import RAW_CONFIG as RAW_CONFIG
+from tests.support.fake_sessions import FakeAttachSession as FakeAttachSession
+from tests.support.fake_sessions import FakeExecSession as FakeExecSession
+from tests.support.fake_uses import FakeBuildCache as FakeBuildCache
+from tests.support.fake_uses import FakeControl as FakeControl
+from tests.support.fake_uses import FakeFiles as FakeFiles
+from tests.support.fake_uses import FakeInsight as FakeInsight
+from tests.support.fake_uses import FakeNetworks as FakeNetworks
+from tests.support.fake_uses import FakeVolumes as FakeVolumes
 
 
 @dataclass
@@ -443,11 +126,15 @@ class FakeEngine:
         async for item in self.follow_build(request_id, 0, True):
             yield item
 
+    async def export_image(self, name: str) -> AsyncIterator[bytes]:
+        self._called("export_image", name)
+        yield b"archive"
+
     def list_builds(self) -> Sequence[BuildSummary]:
         self._called("list_builds")
         return [
             BuildSummary("b1", BuildState.SUCCEEDED, "web", NOW, NOW, IMAGE.id),
-            BuildSummary("b2", BuildState.RUNNING, "Dockerfile", NOW),
+            BuildSummary("b2", BuildState.RUNNING, "", NOW),
         ]
 
     async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:

@@ -13,6 +13,7 @@ from shoalctl.commands.credentials import given
 from shoalctl.flags import environment, images
 from shoalctl.flags.build_contexts import build_contexts
 from shoalctl.flags.build_output import parse_output
+from shoalctl.flags.choices import check_progress
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.secrets import parse_build_secret
 from shoalctl.flags.ssh_agents import ssh_agents
@@ -68,8 +69,7 @@ def build(
 
     `build list`, `attach`, `logs` and `cancel` are those of `shoal builder`; a directory of such a name is ./list.
     """
-    if progress not in {"auto", "plain", "tty", "quiet", "json"}:
-        raise UsageFault(f"--progress {progress!r} is unknown", hint="choose auto, plain, tty, quiet or json")
+    check_progress(progress)
     if network not in {"", "default", "bridge", "none", "host"}:
         raise UsageFault(f"--network {network!r} is unknown", hint="choose bridge, none or host")
     arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
@@ -92,9 +92,7 @@ def build(
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
         outputs=[parse_output(text) for text in (*(output or ()), *(["type=registry"] if push else []))],
-        extra_hosts=[
-            entry.replace("=", ":", 1) if ":" not in entry.split("=")[0] else entry for entry in add_host or ()
-        ],
+        extra_hosts=list(add_host or ()),
         detach=detach,
         ssh=ssh_agents(ssh or (), os.environ),
     )

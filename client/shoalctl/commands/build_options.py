@@ -12,7 +12,8 @@ from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
 from shoalctl.flags.fault import UsageFault
-from shoalctl.flags.git_url import GitUrl, is_git_url
+from shoalctl.flags.git_url import check_git_url, is_git_url
+from shoalctl.flags.ssh_agents import SshAgent
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
@@ -40,14 +41,12 @@ class BuildOptions:
     outputs: list[Output] = field(default_factory=list)
     detach: bool = False
     extra_hosts: list[str] = field(default_factory=list)
-    ssh: dict[str, str] = field(default_factory=dict)
-    handles: dict[str, str] = field(default_factory=dict)
-    """Of the agents of `ssh`."""
+    ssh: dict[str, SshAgent] = field(default_factory=dict)
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
         if is_git_url(self.path):
-            GitUrl.parse(self.path)
+            check_git_url(self.path)
         elif self.path == "-":
             if self.file == "-":
                 raise UsageFault("PATH and -f can't both be standard input")
@@ -111,6 +110,6 @@ class BuildOptions:
                 image_pb2.ImageServiceBuildRequest.Secret(id=name, value=value) for name, value in self.secrets.items()
             ],
             extra_hosts=self.extra_hosts,
-            ssh=self.handles,
+            ssh={name: agent.handle for name, agent in self.ssh.items()},
             contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},
         )

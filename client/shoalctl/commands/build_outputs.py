@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shoalctl.commands.build_options import BuildOptions
@@ -42,18 +41,16 @@ async def deliver(host: HostClient, image: image_pb2.Image, output: Output, opti
         if output.push:
             await _push(host, output.names or options.names)
         return
-    async with _container(host, image.id) as container:
-        if output.kind == "tar":
-            from shoalctl.commands.exporting import export_to
+    from shoalctl.commands.exporting import unpack_archive, write_archive
+    from shoalctl.fleet.builds import export_image
+    from shoalctl.fleet.unpacking import LocalTarget
 
-            await export_to(host, container, "" if output.dest == "-" else output.dest)
-            return
-        from shoalctl.commands.copying import Copying
-        from shoalctl.flags.copy_paths import CopyPath
-
-        os.makedirs(output.dest, exist_ok=True)
-        copying = Copying(host, archive=False, follow=False, quiet=True)
-        await copying.run(CopyPath(container, "/."), CopyPath("", output.dest))
+    chunks = export_image(host, image.id)
+    if output.kind == "tar":
+        await write_archive(chunks, "" if output.dest == "-" else output.dest)
+        return
+    os.makedirs(output.dest, exist_ok=True)
+    await unpack_archive(chunks, LocalTarget(output.dest, "."))
 
 
 async def _push(host: HostClient, names: Sequence[str]) -> None:
@@ -66,23 +63,3 @@ async def _push(host: HostClient, names: Sequence[str]) -> None:
             request_id=new_request_id(), reference=name, credentials=await credentials(None, name)
         )
         await host.push(request)
-
-
-@asynccontextmanager
-async def _container(host: HostClient, image: str) -> AsyncIterator[str]:
-    """A container of the image for the time of the block; it is never started."""
-    from shoal.v1 import container_pb2, container_pb2_grpc
-    from shoalctl.fleet.host import new_request_id
-
-    # An image may have no command, and a container has to have one.
-    spec = container_pb2.ContainerSpec(image=image, entrypoint=["/"], entrypoint_set=True, network="none")
-    request = container_pb2.ContainerServiceCreateRequest(
-        request_id=new_request_id(), spec=spec, pull_policy=container_pb2.PULL_POLICY_NEVER
-    )
-    answer = await host.link.unary(
-        lambda channel: container_pb2_grpc.ContainerServiceStub(channel).Create, request, timeout=None
-    )
-    try:
-        yield answer.container.id
-    finally:
-        await host.remove(answer.container.id, force=True, volumes=True)

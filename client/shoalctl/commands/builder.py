@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.confirm import confirm
+from shoalctl.flags.choices import check_progress
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
@@ -60,7 +62,7 @@ def attach(
     """Follow a build from its beginning to its end. Ctrl-C leaves it going on."""
     from shoalctl.commands.builds import follow
 
-    _check_progress(progress)
+    check_progress(progress)
     execute(follow(ctx.obj, build, progress, wait=True))
 
 
@@ -74,7 +76,7 @@ def logs(
     """Show what a build has said so far."""
     from shoalctl.commands.builds import follow
 
-    _check_progress(progress)
+    check_progress(progress)
     execute(follow(ctx.obj, build, progress, wait=wait))
 
 
@@ -90,11 +92,6 @@ def cancel(
 
 
 app.command("list", cls=HostCommand, hidden=True)(list_builds)
-
-
-def _check_progress(progress: str) -> None:
-    if progress not in {"auto", "plain", "tty", "quiet", "json"}:
-        raise UsageFault(f"--progress {progress!r} is unknown", hint="choose auto, plain, tty, quiet or json")
 
 
 @app.command("du", cls=HostCommand)
@@ -133,16 +130,8 @@ def prune(
     until = parse_time(wanted[0], datetime.now(UTC)) if wanted else None
     keep = parse_size(keep_storage) if keep_storage else 0
     if not force:
-        _ask()
+        confirm("the build cache")
     execute(_prune(ctx.obj, everything=everything, until=until, keep=keep))
-
-
-def _ask() -> None:
-    from shoalctl.render.terminal import input_is_terminal
-
-    if not input_is_terminal():
-        raise UsageFault("this removes the build cache", hint="say so with --force")
-    typer.confirm("This removes the build cache. Go on?", abort=True, err=True)
 
 
 async def _usage(invocation: Invocation, listing: Listing) -> int:
@@ -153,7 +142,6 @@ async def _usage(invocation: Invocation, listing: Listing) -> int:
 
     async with invocation.fleet() as fleet:
         results = await collected(fleet.each(list_build_cache), fleet.names)
-    kinds = {image_pb2.BuildCacheRecord.KIND_LAYER: "layer", image_pb2.BuildCacheRecord.KIND_MOUNT: "mount"}
     now = datetime.now(UTC)
     return presented(
         listing,
@@ -162,7 +150,7 @@ async def _usage(invocation: Invocation, listing: Listing) -> int:
             {
                 "Host": host,
                 "ID": item.id if listing.format == "json" else item.id[:12],
-                "Kind": kinds.get(item.kind, ""),
+                "Kind": image_pb2.BuildCacheRecord.Kind.Name(item.kind).removeprefix("KIND_").lower(),
                 "Reclaimable": not item.shared and not item.in_use,
                 "Size": size(item.size_bytes),
                 "SizeBytes": item.size_bytes,
@@ -179,22 +167,12 @@ async def _usage(invocation: Invocation, listing: Listing) -> int:
 
 
 async def _prune(invocation: Invocation, *, everything: bool, until: datetime | None, keep: int) -> int:
-    from shoalctl.commands.outcome import collected, report
+    from shoalctl.commands.outcome import collected, pruned
     from shoalctl.fleet.buildcache import prune_build_cache
-    from shoalctl.render.human import size
-    from shoalctl.render.marks import MarkedLines
 
     async with invocation.fleet() as fleet:
         results = await collected(
             fleet.each(lambda host: prune_build_cache(host, everything=everything, until=until, keep_bytes=keep)),
             fleet.names,
         )
-        marks = MarkedLines(fleet.names)
-    for result in results:
-        if result.ok:
-            answer = result.get()
-            for each in answer.ids:
-                marks.line(result.host, each)
-            marks.line(result.host, f"Total reclaimed space: {size(answer.freed_bytes)}")
-    marks.close()
-    return report(results)
+    return pruned(fleet.names, results, lambda answer: (answer.ids, answer.freed_bytes))

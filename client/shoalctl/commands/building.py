@@ -14,7 +14,7 @@ from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.git_url import is_git_url
-from shoalctl.fleet.agents import AgentForward, new_handle
+from shoalctl.fleet.agents import AgentForward
 from shoalctl.fleet.building import Build
 from shoalctl.fleet.fleet import Fleet
 from shoalctl.fleet.host import HostClient
@@ -60,7 +60,6 @@ class Building:
         options = self._options
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
-        options.handles.update({name: new_handle() for name in options.ssh})
         start = options.start(source, await self._credentials(source))
         for name in self._fleet.names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
@@ -78,8 +77,8 @@ class Building:
     async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
         lending = [
-            asyncio.create_task(AgentForward(host, self._options.handles[name], path).run())
-            for name, path in self._options.ssh.items()
+            asyncio.create_task(AgentForward(host, agent.handle, agent.path).run())
+            for agent in self._options.ssh.values()
         ]
         try:
             async with aclosing(build.events()) as events:

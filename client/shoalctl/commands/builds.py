@@ -24,8 +24,6 @@ from shoalctl.render.listing import Listing
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2
 
-_STATES = {1: "running", 2: "succeeded", 3: "failed", 4: "cancelled"}
-
 
 async def show_list(invocation: Invocation, listing: Listing) -> int:
     """`builder ls`."""
@@ -35,14 +33,16 @@ async def show_list(invocation: Invocation, listing: Listing) -> int:
 
 
 def _row(host: str, item: image_pb2.BuildSummary) -> dict[str, object]:
+    from shoal.v1 import image_pb2
+
     now = datetime.now(UTC)
     started = item.started_at.ToDatetime(UTC)
     ended = item.ended_at.ToDatetime(UTC) if item.HasField("ended_at") else None
     return {
         "Host": host,
         "ID": item.request_id,
-        "State": _STATES.get(item.state, ""),
-        "Name": familiar(item.title) if "/" in item.title and ":" in item.title else item.title,
+        "State": image_pb2.BuildSummary.State.Name(item.state).removeprefix("STATE_").lower(),
+        "Name": familiar(item.tag) if item.tag else "<none>",
         "Started": ago(started, now),
         "StartedAt": started.isoformat(),
         "EndedAt": ended.isoformat() if ended else "",

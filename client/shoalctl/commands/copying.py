@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import os
 import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 from shoal.errors import Internal
 from shoalctl import exits
+from shoalctl.commands.exporting import unpack_archive, write_archive
 from shoalctl.flags.copy_paths import STREAM, CopyPath, asserts_directory, names_content, split, target
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.copying import copy_in, copy_out, stat_path
@@ -87,8 +86,7 @@ class Copying:
             if isinstance(found, bytes):
                 raise Internal("the host sent an archive without telling of what")
             if destination == STREAM:
-                async for chunk in items:
-                    await asyncio.to_thread(console.raw, cast(bytes, chunk))
+                await write_archive(_chunks(items), "")
                 return
             resolved = _resolved(destination)
             exists = os.path.lexists(resolved)
@@ -101,8 +99,7 @@ class Copying:
                 shown=destination,
             )
             unpacked = LocalTarget(where.directory, where.name, keep_owner=self._archive)
-            stream = cast(BinaryIO, io.BufferedReader(_Pieces(items, asyncio.get_running_loop()), CHUNK))
-            await asyncio.to_thread(unpacked.unpack, stream)
+            await unpack_archive(_chunks(items), unpacked)
         self._done(unpacked.size, destination)
 
     def _done(self, size: int, where: str) -> None:
@@ -110,33 +107,10 @@ class Copying:
             console.err(f"Copied {shown_size(size)} to {where}")
 
 
-class _Pieces(io.RawIOBase):
-    """Pieces from the event loop, read in a thread."""
-
-    def __init__(
-        self, items: AsyncGenerator[container_pb2.PathStat | bytes, None], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._items = items
-        self._loop = loop
-        self._left = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._left:
-            chunk = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-            if chunk is None:
-                return 0
-            self._left = chunk
-        count = min(len(buffer), len(self._left))
-        buffer[:count] = self._left[:count]
-        self._left = self._left[count:]
-        return count
-
-    async def _next(self) -> bytes | None:
-        item = await anext(self._items, None)
-        return item if isinstance(item, bytes) else None
+async def _chunks(items: AsyncGenerator[container_pb2.PathStat | bytes, None]) -> AsyncGenerator[bytes, None]:
+    """What follows the stat."""
+    async for item in items:
+        yield cast(bytes, item)
 
 
 class _Local:

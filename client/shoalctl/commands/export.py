@@ -30,8 +30,9 @@ async def _export(invocation: Invocation, name: str, output: str) -> int:
     async with invocation.fleet() as fleet:
         if len(fleet.names) > 1:
             raise UsageFault("an export is of a single host", hint="choose one with -H")
-        from shoalctl.commands.exporting import export_to
+        from shoalctl.commands.exporting import write_archive
         from shoalctl.commands.outcome import single
+        from shoalctl.fleet.copying import export_container
 
         host = fleet.host(fleet.names[0])
-        return await single(host.name, export_to(host, name, output))
+        return await single(host.name, write_archive(export_container(host, name), output))

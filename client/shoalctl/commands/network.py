@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.confirm import confirm
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
@@ -103,13 +104,10 @@ def prune(
 ) -> None:
     """Delete all networks that no container names."""
     from shoalctl.flags.filters import parse_filters
-    from shoalctl.render.terminal import input_is_terminal
 
     labels = _pairs(parse_filters(filter_ or (), ("label",))["label"])
     if not force:
-        if not input_is_terminal():
-            raise UsageFault("this removes all networks that no container names", hint="say so with --force")
-        typer.confirm("This removes all networks that no container names. Continue?", abort=True, err=True)
+        confirm("all networks that no container names")
     execute(_prune(ctx.obj, labels))
 
 

@@ -66,3 +66,21 @@ async def single(host: str, work: Awaitable[object]) -> int:
 def error_row(host: str, error: ShoalError) -> dict[str, Any]:
     """An error as a row."""
     return {"Host": host, "Error": error.message, "Reason": error.reason, "Hint": error.hint or ""}
+
+
+def pruned(
+    hosts: Sequence[str], results: Sequence[HostResult[T]], told: Callable[[T], tuple[Iterable[str], int]]
+) -> int:
+    """Show what a prune removed on each host and how much space that freed (`told`), and the errors; the exit code."""
+    from shoalctl.render.human import size
+    from shoalctl.render.marks import MarkedLines
+
+    marks = MarkedLines(hosts)
+    for result in results:
+        if result.ok:
+            removed, freed = told(result.get())
+            for each in removed:
+                marks.line(result.host, each)
+            marks.line(result.host, f"Total reclaimed space: {size(freed)}")
+    marks.close()
+    return report(results)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.confirm import confirm
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.filters import parse_filters
 from shoalctl.flags.times import parse_time
@@ -32,16 +33,8 @@ def prune(
         raise UsageFault("until goes only once")
     until = parse_time(wanted["until"][0], datetime.now(UTC)) if wanted["until"] else None
     if not force:
-        _ask()
+        confirm("all containers that do not run")
     execute(_prune(ctx.obj, labels, until))
-
-
-def _ask() -> None:
-    from shoalctl.render.terminal import input_is_terminal
-
-    if not input_is_terminal():
-        raise UsageFault("this removes all containers that do not run", hint="say so with --force")
-    typer.confirm("This removes all containers that do not run. Go on?", abort=True, err=True)
 
 
 async def _prune(invocation: Invocation, labels: list[tuple[str, str]], until: datetime | None) -> int:

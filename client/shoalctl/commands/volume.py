@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.commands.confirm import confirm
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
@@ -93,7 +94,7 @@ def prune(
     wanted = parse_filters(filter_ or (), ("label",))["label"]
     labels = [(key, value) for key, _, value in (text.partition("=") for text in wanted)]
     if not force:
-        _ask("all volumes" if everything else "all anonymous volumes")
+        confirm(f"{'all' if everything else 'all anonymous'} volumes that no container names")
     execute(_prune(ctx.obj, everything=everything, labels=labels))
 
 
@@ -133,14 +134,6 @@ def _options(entries: list[str] | tuple[()]) -> dict[str, str]:
             raise UsageFault(f"invalid option {entry!r}", hint="write type=, device= or o=, each with its value")
         options[key] = value
     return options
-
-
-def _ask(what: str) -> None:
-    from shoalctl.render.terminal import input_is_terminal
-
-    if not input_is_terminal():
-        raise UsageFault(f"this removes {what} that no container names", hint="say so with --force")
-    typer.confirm(f"This removes {what} that no container names. Continue?", abort=True, err=True)
 
 
 async def _create(invocation: Invocation, name: str, labels: dict[str, str], options: dict[str, str]) -> int:
@@ -206,21 +199,11 @@ async def _remove(invocation: Invocation, volumes: list[str], *, force: bool) ->
 
 
 async def _prune(invocation: Invocation, *, everything: bool, labels: list[tuple[str, str]]) -> int:
-    from shoalctl.commands.outcome import collected, report
+    from shoalctl.commands.outcome import collected, pruned
     from shoalctl.fleet.volumes import prune_volumes
-    from shoalctl.render.human import size
-    from shoalctl.render.marks import MarkedLines
 
     async with invocation.fleet() as fleet:
         results = await collected(
             fleet.each(lambda host: prune_volumes(host, everything=everything, labels=labels)), fleet.names
         )
-        marks = MarkedLines(fleet.names)
-    for result in results:
-        if result.ok:
-            answer = result.get()
-            for name in answer.names:
-                marks.line(result.host, name)
-            marks.line(result.host, f"Total reclaimed space: {size(answer.freed_bytes)}")
-    marks.close()
-    return report(results)
+    return pruned(fleet.names, results, lambda answer: (answer.names, answer.freed_bytes))

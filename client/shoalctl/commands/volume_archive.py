@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +11,6 @@ from shoal.errors import NotFound, ShoalError
 from shoalctl import exits
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
-from shoalctl.render import console
 from shoalctl.render.errors import show_error
 
 if TYPE_CHECKING:
@@ -79,7 +75,9 @@ async def inspect_volumes(invocation: Invocation, names: list[str], format_: str
 
 async def export_to(invocation: Invocation, name: str, output: str) -> int:
     """Write the archive; a file is whole or not there. The exit code."""
+    from shoalctl.commands.exporting import write_archive
     from shoalctl.commands.outcome import single
+    from shoalctl.fleet.volumes import export_volume
 
     if not output and sys.stdout.isatty():
         raise UsageFault("an archive is not for a terminal", hint="write it to a file: -o FILE, or into a pipe")
@@ -87,31 +85,7 @@ async def export_to(invocation: Invocation, name: str, output: str) -> int:
         if len(fleet.names) > 1:
             raise UsageFault("an export is of a single host", hint="choose one with -H")
         host = fleet.host(fleet.names[0])
-        return await single(host.name, _exported(host, name, output))
-
-
-async def _exported(host: HostClient, name: str, output: str) -> None:
-    if not output:
-        await _write(host, name, console.raw)
-        return
-    temporary = Path(f"{output}.{os.getpid()}.part")
-    try:
-        with temporary.open("xb") as file:
-            await _write(host, name, file.write)
-        temporary.replace(output)
-    except OSError as error:
-        raise UsageFault(f"can't write {output}: {error.strerror}") from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-async def _write(host: HostClient, name: str, take: Callable[[bytes], object]) -> None:
-    from shoalctl.fleet.volumes import export_volume
-
-    async with aclosing(export_volume(host, name)) as chunks:  # type: ignore[type-var]
-        async for chunk in chunks:
-            await asyncio.to_thread(take, chunk)
+        return await single(host.name, write_archive(export_volume(host, name), output))
 
 
 async def import_from(invocation: Invocation, name: str, source: str) -> int:

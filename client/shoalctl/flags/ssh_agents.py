@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from shoalctl.flags.fault import UsageFault
 
 _VARIABLE = "SSH_AUTH_SOCK"
 
 
-def ssh_agents(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Paths of the agents' sockets by id; without SOCKET that of SSH_AUTH_SOCK. Raises UsageFault."""
+@dataclass(frozen=True, slots=True)
+class SshAgent:
+    """The path of an agent's socket, and the handle that a build and the call that lends the agent know it by."""
+
+    path: str
+    handle: str = field(default_factory=lambda: secrets.token_hex(16))
+
+
+def ssh_agents(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str, SshAgent]:
+    """By id; without SOCKET that of SSH_AUTH_SOCK. Raises UsageFault."""
     found = {}
     for text in texts:
         name, _, path = text.partition("=")
@@ -29,5 +39,5 @@ def ssh_agents(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str
             raise UsageFault(
                 f"--ssh {name}: {path} is not an agent's socket", hint="add keys to an agent: ssh-add FILE"
             )
-        found[name] = path
+        found[name] = SshAgent(path)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,6 @@ if TYPE_CHECKING:
     from shoalctl.fleet.host import HostClient
 
 _CHUNK = 32 << 10
-
-
-def new_handle() -> str:
-    """What a build and a call know an agent by."""
-    return secrets.token_hex(16)
 
 
 class AgentForward:

@@ -1,8 +1,8 @@
-"""Builds that a host works at: a function for each call of the API."""
+"""Builds that a host works at, and what they made: a function for each call of the API."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from shoalctl.connect.failure import LinkLost
@@ -33,6 +33,20 @@ async def events_so_far(host: HostClient, request_id: str) -> AsyncIterator[imag
     async for message in host.link.stream(_follow, request):
         if message.HasField("event"):
             yield message.event
+
+
+async def export_image(host: HostClient, name: str) -> AsyncGenerator[bytes, None]:
+    """An image's files as a tar; LinkLost when the connection fails in its middle."""
+    from shoal.v1 import image_pb2
+
+    async for message in host.link.stream(_export, image_pb2.ImageServiceExportRequest(name=name)):
+        yield message.chunk
+
+
+def _export(channel: Any) -> Any:
+    from shoal.v1 import image_pb2_grpc
+
+    return image_pb2_grpc.ImageServiceStub(channel).Export
 
 
 def _list(channel: Any) -> Any:

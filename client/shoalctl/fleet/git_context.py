@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shoal.errors import FailedPrecondition, NotFound, Unavailable
-from shoalctl.flags.git_url import GitUrl
+from shoal.git_url import GitUrl
 
 
 @contextmanager
 def checked_out(text: str) -> Iterator[str]:
     """A directory with the repository's files for the time of the block. Blocking.
 
-    Raises UsageFault, FailedPrecondition (PROGRAM_MISSING), Unavailable (URL_UNREACHABLE), NotFound (PATH_NOT_FOUND).
+    Raises InvalidArgument, FailedPrecondition (PROGRAM_MISSING), Unavailable (URL_UNREACHABLE), NotFound
+    (PATH_NOT_FOUND).
     """
     wanted = GitUrl.parse(text)
     with tempfile.TemporaryDirectory(prefix="shoal-context-") as place:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -75,7 +75,7 @@ async def prune_volumes(
     return await host.link.unary(_volumes("Prune"), request, timeout=None, repeat=False)  # type: ignore[no-any-return]
 
 
-async def export_volume(host: HostClient, name: str) -> AsyncIterator[bytes]:
+async def export_volume(host: HostClient, name: str) -> AsyncGenerator[bytes, None]:
     """The content as a tar; LinkLost when the connection fails in its middle."""
     from shoal.v1 import volume_pb2
 

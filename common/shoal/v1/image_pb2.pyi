@@ -762,7 +762,7 @@ class BuildSummary(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    TITLE_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     IMAGE_ID_FIELD_NUMBER: _builtins.int
@@ -770,8 +770,8 @@ class BuildSummary(_message.Message):
     request_id: _builtins.str
     """What FollowBuild and SystemService.Cancel take."""
     state: Global___BuildSummary.State.ValueType
-    title: _builtins.str
-    """The first tag, or the name of the Dockerfile."""
+    tag: _builtins.str
+    """The first; empty: it has none."""
     image_id: _builtins.str
     """With SUCCEEDED."""
     error: _builtins.str
@@ -787,7 +787,7 @@ class BuildSummary(_message.Message):
         *,
         request_id: _builtins.str = ...,
         state: Global___BuildSummary.State.ValueType = ...,
-        title: _builtins.str = ...,
+        tag: _builtins.str = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         image_id: _builtins.str = ...,
@@ -795,7 +795,7 @@ class BuildSummary(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "error", b"error", "image_id", b"image_id", "request_id", b"request_id", "started_at", b"started_at", "state", b"state", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "error", b"error", "image_id", b"image_id", "request_id", b"request_id", "started_at", b"started_at", "state", b"state", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -900,6 +900,45 @@ class ImageServiceForwardAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ImageServiceForwardAgentResponse: _TypeAlias = ImageServiceForwardAgentResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceExportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A reference, an id or a unique prefix of the id."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceExportRequest: _TypeAlias = ImageServiceExportRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceExportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceExportResponse: _TypeAlias = ImageServiceExportResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceListBuildsRequest(_message.Message):

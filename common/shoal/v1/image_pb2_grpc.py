@@ -49,6 +49,11 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/shoal.v1.ImageService/Export',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.FromString,
+                _registered_method=True)
         self.ListBuilds = channel.unary_stream(
                 '/shoal.v1.ImageService/ListBuilds',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceListBuildsRequest.SerializeToString,
@@ -128,6 +133,14 @@ class ImageServiceServicer(object):
         A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
         FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
         "start_line" and "end_line".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
+        Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +233,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.Build,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.SerializeToString,
             ),
             'ListBuilds': grpc.unary_stream_rpc_method_handler(
                     servicer.ListBuilds,
@@ -348,6 +366,33 @@ class ImageService(object):
             '/shoal.v1.ImageService/Build',
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ImageService/Export',
+            shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

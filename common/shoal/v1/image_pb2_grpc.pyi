@@ -53,6 +53,10 @@ class ImageServiceStub:
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    Export: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceExportRequest, _image_pb2.ImageServiceExportResponse]
+    """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
+    Roles: admin, operator.
+    """
     ListBuilds: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]
     """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
     Roles: admin, operator.
@@ -108,6 +112,10 @@ class ImageServiceAsyncStub(ImageServiceStub):
     A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
+    """
+    Export: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceExportRequest, _image_pb2.ImageServiceExportResponse]  # type: ignore[assignment]
+    """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
+    Roles: admin, operator.
     """
     ListBuilds: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]  # type: ignore[assignment]
     """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
@@ -179,6 +187,16 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
         FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
         "start_line" and "end_line".
+        """
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _image_pb2.ImageServiceExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceExportResponse], _abc.AsyncIterator[_image_pb2.ImageServiceExportResponse]]:
+        """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
+        Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

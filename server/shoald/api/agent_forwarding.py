@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from shoal.v1 import image_pb2 as pb
 from shoald.api.checks import invalid, required
-from shoald.api.streams import Context
+from shoald.api.streams import Context, until_first
 from shoald.build.agents import AgentEvent, Agents, Forward
 
 _MAX_DATA = 256 << 10
@@ -25,15 +24,7 @@ async def forward_agent(
     if len(handle) < _MIN_HANDLE:
         raise invalid("start.handle", f"has fewer than {_MIN_HANDLE} characters")
     with agents.lent(handle) as forward:
-        works = [asyncio.ensure_future(_give(forward, context)), asyncio.ensure_future(_take(forward, requests))]
-        try:
-            done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for work in works:
-                work.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
-        for work in done:
-            work.result()
+        await until_first(_give(forward, context), _take(forward, requests))
 
 
 async def _give(forward: Forward, context: Context) -> None:

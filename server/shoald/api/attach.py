@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 from shoal.errors import FailedPrecondition
 from shoal.v1 import container_pb2 as pb
@@ -12,7 +11,7 @@ from shoald.api.checks import invalid, required
 from shoald.api.codec_container import attach_output
 from shoald.api.gate import note
 from shoald.api.privileges import entered
-from shoald.api.streams import Context, closing
+from shoald.api.streams import Context, closing, until_first
 from shoald.engine.ports import AttachSession, Engine, ExitStatus
 
 _MAX_TERMINAL = 65535
@@ -32,25 +31,10 @@ async def attach(engine: Engine, requests: AsyncIterator[pb.ContainerServiceAtta
     try:
         attached = pb.ContainerServiceAttachResponse.Attached()
         await context.write(pb.ContainerServiceAttachResponse(attached=attached))
-        await _until_first(_forward_output(session, context), _forward_input(session, requests, start.stdin))
+        await until_first(_forward_output(session, context), _forward_input(session, requests, start.stdin))
     finally:
         # The client may be gone and this task cancelled: the session's descriptors must not stay behind.
         await asyncio.shield(session.close())
-
-
-async def _until_first(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run both until one ends; end the other, wait for it, and raise what the first one raised."""
-    tasks = [asyncio.ensure_future(each) for each in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    # The output's own end comes first in the list: an exit beats a half-close at the same moment.
-    for task in tasks:
-        if task in done:
-            task.result()
 
 
 async def _forward_output(session: AttachSession, context: Context) -> None:

@@ -16,6 +16,7 @@ from shoald.api.codec_common import (
     timestamp_of_text,
 )
 from shoald.engine.ports import BuildEvent, Pushed
+from shoald.files.vault import MAX_SECRET_BYTES
 from shoald.model.build import (
     BuildRequest,
     BuildSecret,
@@ -30,7 +31,6 @@ from shoald.model.image import Image, Progress
 
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
-MAX_SECRET_BYTES = 512 << 10
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -161,7 +161,7 @@ def build_summary(value: BuildSummary) -> pb.BuildSummary:
     return pb.BuildSummary(
         request_id=value.request_id,
         state=_STATES[value.state],
-        title=value.title,
+        tag=value.tag,
         started_at=timestamp(value.started_at),
         ended_at=timestamp(value.ended_at),
         image_id=value.image_id,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -15,7 +14,7 @@ from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_exec import MAX_TERMINAL, exec_input, exec_order, exec_output, exec_started
 from shoald.api.gate import note
 from shoald.api.privileges import entered
-from shoald.api.streams import Context, closing
+from shoald.api.streams import Context, closing, until_first
 from shoald.engine.ports import Engine, ExecAttachSession, ExecOrder, ExecStarted, ExitStatus
 
 MAX_INPUT = 4 << 20
@@ -54,7 +53,7 @@ class ExecMethods(container_pb2_grpc.ContainerServiceServicer):
             await context.write(exec_started(started, session.stdin_taken))
             sender = _Sender(context)
             typed = _Input(session, sender)
-            await _until_first(_give(session, sender), _take(session, requests, typed, detached), typed.pass_on())
+            await until_first(_give(session, sender), _take(session, requests, typed, detached), typed.pass_on())
         finally:
             await asyncio.shield(session.close(detached=detached.is_set()))
 
@@ -169,19 +168,3 @@ async def _take(
             case _:
                 raise invalid("message", "is of a kind that this daemon does not know")
     await typed.drained()
-
-
-async def _until_first(*works: Coroutine[Any, Any, None]) -> None:
-    """Run them until one ends; end the others, wait for them, and raise what the first one raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    # The output's own end comes first in the list: an exit beats a half-close at the same moment.
-    for task in tasks:
-        if task in done:
-            task.result()
-            return

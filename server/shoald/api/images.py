@@ -59,6 +59,10 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             items = self._engine.build(request_id, request, contexts)
             await send_all(context, items, self._build_message)
 
+    async def Export(self, request: pb.ImageServiceExportRequest, context: Context) -> None:  # type: ignore[override]
+        chunks = self._engine.export_image(required("name", request.name))
+        await send_all(context, chunks, lambda chunk: pb.ImageServiceExportResponse(chunk=chunk))
+
     async def ForwardAgent(  # type: ignore[override]
         self, requests: AsyncIterator[pb.ImageServiceForwardAgentRequest], context: Context
     ) -> None:

@@ -24,6 +24,7 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/Push": _WRITE,
     "/shoal.v1.ImageService/Build": _WRITE,
     "/shoal.v1.ImageService/FollowBuild": _FOLLOW,
+    "/shoal.v1.ImageService/Export": _FOLLOW,
     "/shoal.v1.ImageService/ListBuilds": _FOLLOW,
     "/shoal.v1.ImageService/ForwardAgent": _WRITE,
     "/shoal.v1.ImageService/ListBuildCache": _FOLLOW,

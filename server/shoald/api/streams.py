@@ -6,7 +6,8 @@ than async generators; the generated types know only the latter, hence the `type
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -33,3 +34,21 @@ async def send_all(context: Context, items: AsyncIterator[T], encode: Callable[[
     async with closing(items) as open_items:
         async for item in open_items:
             await context.write(encode(item))
+
+
+async def until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Run them until one ends; end the others, wait for them, and raise what the first one raised.
+
+    Of two that end at the same moment the earlier in the list counts: an exit that comes first beats a half-close.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if task in done:
+            task.result()
+            return

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import posixpath
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,12 @@ import msgspec
 
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
-from shoald.build.git import Repository, clone
+from shoald.build.fetching import Fetching
 from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
 from shoald.build.parts import Archive, Part, runs, told, with_archives
-from shoald.build.remote import Fetched, fetch
 from shoald.build.selection import CopyItem, Tree, finished, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
@@ -33,7 +30,7 @@ from shoald.containers.step import StepProcess, run_step
 from shoald.dockerfile.steps import (
     ContextBase,
     CopyStep,
-    GitSource,
+    DirectoryBase,
     MountType,
     PathSource,
     RunStep,
@@ -48,8 +45,6 @@ from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
-
-_GIT = "git:"  # begins the name of a context that is a checkout; no name of a context has it
 
 Unpack = Callable[[Path, Path, str], Awaitable[object]]
 """Unpack an archive (a host path) below a root, into a path inside it."""
@@ -66,7 +61,7 @@ class Copying:
 
 
 class StepExecutor:
-    """See shoald.build.solver.Executor. `networks` gives the subnets of containers, from which nothing is fetched."""
+    """See shoald.build.solver.Executor."""
 
     def __init__(
         self,
@@ -76,7 +71,7 @@ class StepExecutor:
         vault: SecretVault,
         mounts: StepMounts,
         unpack: Unpack,
-        networks: Callable[[], Iterable[str]],
+        fetching: Fetching,
     ) -> None:
         self._md = md
         self._snapshots = snapshots
@@ -84,20 +79,15 @@ class StepExecutor:
         self._vault = vault
         self._mounts = mounts
         self._unpack = unpack
-        self._networks = networks
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
-        self._clones: dict[tuple[Path, str], asyncio.Task[tuple[Path, str]]] = {}
-        self._fetches: dict[tuple[Path, str], asyncio.Task[Fetched]] = {}
+        self._fetching = fetching
 
     def forget_context(self, context: Path) -> None:
         """A build is over."""
         task = self._contexts.pop(context, None)
         if task is not None:
             task.cancel()
-        for key in [key for key in self._fetches if key[0] == context]:
-            self._fetches.pop(key).cancel()
-        for key in [key for key in self._clones if key[0] == context]:
-            self._clones.pop(key).cancel()
+        self._fetching.forget(context)
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -114,7 +104,7 @@ class StepExecutor:
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
-                step, commit = await self._from_git(build, step)
+                step, commit = await self._fetching.checked_out(build, step)
                 copying = await self._select(build, stage, step, roots)
                 if commit and step.keep_git_dir:
                     # Git's own files hold times and inodes: the commit tells what they are.
@@ -139,76 +129,10 @@ class StepExecutor:
         if not any(isinstance(source, UrlSource) for source in step.sources):
             return copying
         # Fetched archives are unpacked only where the instruction says so, not because a local one is.
-        place, fetched = await self._fetched(build, step, into)
+        place, fetched = await self._fetching.files(build, step, into=into)
         fetched = finished(step, fetched, mode)
         parts = await with_archives(place, fetched, step.dest, unpack=step.unpack and not local)
         return replace(copying, fetched_root=place, fetched=parts)
-
-    async def _fetched(self, build: Build, step: CopyStep, into: bool) -> tuple[Path, list[CopyItem]]:
-        """The files of the step's URLs, each fetched once in a build, and what to make of them."""
-        place = build.context.parent / "fetched"
-        place.mkdir(mode=0o700, exist_ok=True)
-        local = build.request.network == "host"
-        items = []
-        for source in step.sources:
-            if not isinstance(source, UrlSource):
-                continue
-            key = (build.context, source.url + step.checksum)
-            task = self._fetches.get(key)
-            if task is None:
-                path = place / f"{len(self._fetches)}-{secrets.token_hex(4)}"
-                task = asyncio.ensure_future(
-                    fetch(source.url, path, checksum=step.checksum, local=local, networks=self._networks())
-                )
-                self._fetches[key] = task
-            try:
-                found = await asyncio.shield(task)
-            except ShoalError:
-                self._fetches.pop(key, None)
-                raise
-            target = posixpath.join(step.dest, source.name) if into else step.dest
-            item = CopyItem(f"/{found.path.name}", target, "f", 0o600, 0, 0, found.mtime_ns, found.digest, {}, 0)
-            items.append(msgspec.structs.replace(item, named=True))
-        return place, items
-
-    async def _from_git(self, build: Build, step: CopyStep) -> tuple[CopyStep, str]:
-        """An ADD of a repository as a copy of its files, checked out once in a build; and the commit."""
-        found = [source for source in step.sources if isinstance(source, GitSource)]
-        if not found:
-            return step, ""
-        if len(step.sources) > 1:
-            raise Unimplemented(
-                "ADD of a git repository beside other sources is not supported",
-                reason="INSTRUCTION_UNSUPPORTED",
-                hint="write an ADD of its own for it",
-            )
-        place = build.context.parent / "fetched"
-        place.mkdir(mode=0o711, exist_ok=True)
-        url = found[0].url
-        key = (build.context, f"{url} {step.checksum} {step.keep_git_dir}")
-        task = self._clones.get(key)
-        if task is None:
-            task = self._clones[key] = asyncio.ensure_future(self._cloned(build, step, url, place))
-        try:
-            checkout, commit = await asyncio.shield(task)
-        except ShoalError:
-            self._clones.pop(key, None)
-            raise
-        subdir = Repository.parse(url).subdir
-        base = ContextBase(f"{_GIT}{checkout}")
-        return replace(step, base=base, sources=(PathSource(subdir),), unpack=False), commit
-
-    async def _cloned(self, build: Build, step: CopyStep, url: str, place: Path) -> tuple[Path, str]:
-        checkout = place / f"git-{secrets.token_hex(8)}"
-        commit = await clone(
-            url,
-            checkout,
-            checksum=step.checksum,
-            keep_git_dir=step.keep_git_dir,
-            local=build.request.network == "host",
-            networks=list(self._networks()),
-        )
-        return checkout, commit
 
     async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
         """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
@@ -234,7 +158,7 @@ class StepExecutor:
         return await asyncio.shield(task)
 
     async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
-        if not isinstance(step.base, ContextBase) or step.base.name.startswith(_GIT):
+        if not isinstance(step.base, ContextBase):
             return await trees.scan_sources(root, step)
         # A symbolic link among the sources is resolved by itself.
         paths = scan_paths(step)
@@ -252,9 +176,11 @@ class StepExecutor:
 
     @contextlib.asynccontextmanager
     async def _root(self, build: Build, step: CopyStep, roots: Roots) -> AsyncIterator[Path]:
+        if isinstance(step.base, DirectoryBase):
+            yield step.base.path
+            return
         if isinstance(step.base, ContextBase):
-            name = step.base.name
-            yield Path(name.removeprefix(_GIT)) if name.startswith(_GIT) else build.files_of(step.base)
+            yield build.files_of(step.base)
             return
         async with self._snapshots.mounted(await roots.snapshot_of(step.base)) as root:
             yield root
@@ -270,7 +196,7 @@ class StepExecutor:
                 case RunStep():
                     await self._run(build, step, snapshot.id, roots, log)
                 case CopyStep():
-                    step, _ = await self._from_git(build, step)
+                    step, _ = await self._fetching.checked_out(build, step)
                     await self._copy(build, step, snapshot.id, keyed.items, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)

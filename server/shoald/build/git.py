@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from msgspec import Struct
 from yarl import URL
 
 from shoal.errors import (
@@ -27,6 +26,7 @@ from shoal.errors import (
     ShoalError,
     Unavailable,
 )
+from shoal.git_url import GitUrl
 from shoald.build.addresses import Subnet, is_local, own_addresses, subnets
 from shoald.host.process import run
 from shoald.registry.proxies import Proxies
@@ -35,7 +35,6 @@ TIMEOUT_S = 900.0
 _NOBODY = 65534
 _PORTS = {"http": 80, "https": 443, "git": 9418}
 _INSIDE = 'mount --bind "$1" /mnt && cd /mnt && shift && exec "$@"'
-_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}")
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _SETTINGS = (
     "protocol.allow=never", "protocol.http.allow=always", "protocol.https.allow=always", "protocol.git.allow=always",
@@ -44,30 +43,17 @@ _SETTINGS = (
 )  # fmt: skip
 
 
-class Repository(Struct, frozen=True):
-    """`url[#ref[:subdir]]`, read."""
-
-    url: str
-    ref: str = "HEAD"
-    subdir: str = "/"
-
-    @classmethod
-    def parse(cls, text: str) -> Repository:
-        """Raises InvalidArgument (INVALID_URL)."""
-        url, _, rest = text.partition("#")
-        ref, _, subdir = rest.partition(":")
-        if url.startswith("github.com/"):
-            url = f"https://{url}"
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise InvalidArgument(
-                f"{url[:200]} is no http, https or git URL",
-                reason="INVALID_URL",
-                hint="over ssh: clone it in a RUN --mount=type=ssh step",
-            )
-        if ref and not _REF.fullmatch(ref):
-            raise InvalidArgument(f"{ref[:200]!r} is no branch, tag or commit", reason="INVALID_URL")
-        return cls(url, ref or "HEAD", "/" + subdir.strip("/"))
+def repository_of(text: str) -> GitUrl:
+    """Raises InvalidArgument (INVALID_URL)."""
+    found = GitUrl.parse(text)
+    parts = urlsplit(found.url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise InvalidArgument(
+            f"{found.url[:200]} is no http, https or git URL",
+            reason="INVALID_URL",
+            hint="over ssh: clone it in a RUN --mount=type=ssh step",
+        )
+    return found
 
 
 async def clone(
@@ -84,7 +70,7 @@ async def clone(
     Raises InvalidArgument (INVALID_URL), NotFound (REF_NOT_FOUND), Unavailable (URL_UNREACHABLE), PermissionDenied
     (URL_REFUSED), DataLoss (CHECKSUM_MISMATCH), FailedPrecondition (PROGRAM_MISSING).
     """  # fmt: skip
-    repository = Repository.parse(text)
+    repository = repository_of(text)
     if shutil.which("git") is None:
         raise FailedPrecondition("git is not installed", reason="PROGRAM_MISSING", hint="on the host: apt install git")
     if checksum and not _COMMIT.fullmatch(checksum):
@@ -95,7 +81,7 @@ async def clone(
     git = _Git(place, pinned)
     try:
         await git("init", "--quiet")
-        await _fetch(git, repository, checksum)
+        await _fetch(git, repository)
         await git("checkout", "--quiet", "--force", "FETCH_HEAD")
         commit = (await git("rev-parse", "HEAD")).strip()
     except ShoalError as error:
@@ -108,10 +94,10 @@ async def clone(
     return commit
 
 
-async def _fetch(git: _Git, repository: Repository, checksum: str) -> None:
+async def _fetch(git: _Git, repository: GitUrl) -> None:
     """The commit alone where the server can, else all that leads to it."""
-    wanted = [repository.ref]
-    if not re.fullmatch("[0-9a-f]{40}|HEAD", repository.ref):
+    wanted = [repository.ref or "HEAD"]
+    if repository.ref and not re.fullmatch("[0-9a-f]{40}", repository.ref):
         # A branch wins over a tag of its name, as in BuildKit.
         wanted = [f"refs/heads/{repository.ref}", f"refs/tags/{repository.ref}", repository.ref]
     failure: ShoalError | None = None

@@ -14,14 +14,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from shoald.build import trees
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.solver import Build, Roots
 from shoald.containers.step import SecretFile
 from shoald.dockerfile.steps import ContextBase, MountType, RunMount, RunStep, ScratchBase
-from shoald.host.process import PIPE, spawn
+from shoald.host.process import run
 from shoald.host.trees import remove_tree
 from shoald.model.container import Mount, MountKind
 from shoald.snapshots.ports import Snapshotter
@@ -170,12 +170,8 @@ def _secret(build: Build, mount: RunMount, made: Prepared) -> None:
 
 
 async def _duplicate(source: Path, target: Path) -> None:
-    """Copy a file or a tree with all that it has, sharing content where the file system can. No link is followed."""
-    argv = ["cp", "--archive", "--reflink=auto", "--no-target-directory", "--", str(source), str(target)]
-    async with await spawn(argv, stderr=PIPE) as copying:
-        said = await copying.stderr.read() if copying.stderr is not None else b""
-        code = await copying.wait()
-    if code != 0:
-        raise ResourceExhausted(
-            f"can't copy the files of a mount: {said.decode(errors='replace')[-500:].strip()}", reason="COPY_FAILED"
-        )
+    """Copy a file or a tree with all that it has, sharing content where the file system can. No link is followed.
+
+    Raises Internal (PROGRAM_FAILED), with what cp says.
+    """
+    await run(["cp", "--archive", "--reflink=auto", "--no-target-directory", "--", str(source), str(target)])

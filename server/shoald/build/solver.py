@@ -19,7 +19,17 @@ from shoald.dockerfile.checks import Finding
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.graph import BuildPlan, StagePlan
 from shoald.dockerfile.state import StageState
-from shoald.dockerfile.steps import Base, ContextBase, CopyStep, ImageBase, MetaStep, ScratchBase, StageBase, Step
+from shoald.dockerfile.steps import (
+    Base,
+    ContextBase,
+    CopyStep,
+    DirectoryBase,
+    ImageBase,
+    MetaStep,
+    ScratchBase,
+    StageBase,
+    Step,
+)
 from shoald.metadata.leases import HoldKind
 from shoald.metadata.store import Metadata
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
@@ -212,7 +222,7 @@ class _Run:
                 return StageResult(state, base_key(image.chain_id), self._top(image), image)
             case ScratchBase():
                 return StageResult(StageState.start(plan, stage.index, {"WorkingDir": "/"}), base_key(""), None, None)
-            case ContextBase():
+            case ContextBase() | DirectoryBase():
                 return StageResult(StageState.start(plan, stage.index, {"WorkingDir": "/"}), base_key(""), None, None)
 
     async def _run_stage(self, index: int) -> StageResult:

@@ -1,4 +1,4 @@
-"""Files of containers, read and written by confined programs (shoald.host.containerfiles), whether they run or not."""
+"""Files of containers, whether they run or not, and of images, by confined programs (shoald.host.containerfiles)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ from shoald.host.syscall import failure
 from shoald.host.userns import IdMap, UserNamespaces
 from shoald.host.view import View
 from shoald.images.unpacker import ENVIRONMENT
+from shoald.metadata.leases import HoldKind
+from shoald.metadata.store import Metadata
 from shoald.model.container import Container, ContainerState
+from shoald.model.image import Image
 from shoald.model.path import PathStat
+from shoald.snapshots.ports import Snapshotter
 
 CHUNK = 256 << 10
 _MAX_ERROR = 1 << 16
@@ -97,7 +101,7 @@ class ContainerFiles:
         (NOT_A_DIRECTORY, TOO_MANY_LINKS)."""
         async with self._program(container, {"operation": "stat", "path": path}, stdin=DEVNULL) as child:
             line = await child.stdout.readline()
-            await self._finish(child, container)
+            await _finish(child, f"container {container.name}")
             return msgspec.json.decode(line, type=PathStat)
 
     async def read(self, container: Container, path: str, *, follow: bool) -> AsyncGenerator[PathStat | bytes, None]:
@@ -106,12 +110,12 @@ class ContainerFiles:
         async with self._program(container, request, stdin=DEVNULL) as child:
             line = await child.stdout.readline()
             if not line.endswith(b"\n"):
-                await self._finish(child, container)
+                await _finish(child, f"container {container.name}")
                 raise Internal("the copying program said nothing", reason="PROGRAM_FAILED")
             yield msgspec.json.decode(line, type=PathStat)
             while chunk := await child.stdout.read(CHUNK):
                 yield chunk
-            await self._finish(child, container)
+            await _finish(child, f"container {container.name}")
 
     async def write(
         self, container: Container, path: str, chunks: AsyncIterable[bytes], *, keep_owner: bool, guard_types: bool
@@ -131,14 +135,14 @@ class ContainerFiles:
             if not broken:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
                     child.stdin.close()
-            await self._finish(child, container)
+            await _finish(child, f"container {container.name}")
 
     async def export(self, container: Container) -> AsyncGenerator[bytes, None]:
         """The whole root file system without what is mounted in it, as a tar in chunks."""
         async with self._program(container, {"operation": "export"}, stdin=DEVNULL, mounts=False) as child:
             while chunk := await child.stdout.read(CHUNK):
                 yield chunk
-            await self._finish(child, container)
+            await _finish(child, f"container {container.name}")
 
     # --- the program ------------------------------------------------------------------------------------------------
 
@@ -153,18 +157,7 @@ class ContainerFiles:
             else:
                 entering = self._outside(container, mounts=mounts)
             place = await stack.enter_async_context(entering)
-            argv = [sys.executable, "-I", "-m", "shoald.host.containerfiles"]
-            argv.append(json.dumps({**request, "view": asdict(place.view)}))
-            child = await spawn(
-                argv,
-                stdin=stdin,
-                stdout=PIPE,
-                stderr=PIPE,
-                env=ENVIRONMENT,
-                cwd=place.directory,
-                pass_fds=place.fds,
-            )
-            await stack.enter_async_context(child)
+            child = await stack.enter_async_context(await _started(place, request, stdin=stdin))
             watch = _Watch(self._find, self._change)
             following = asyncio.create_task(watch.follow(container, child)) if running else None
             try:
@@ -178,18 +171,6 @@ class ContainerFiles:
                 if following is not None:
                     following.cancel()
                     await asyncio.wait([following])
-
-    async def _finish(self, child: Process, container: Container) -> None:
-        """The program's end. Raises what it failed with."""
-        text = await child.stderr.read(_MAX_ERROR)
-        status = await child.wait()
-        try:
-            result = json.loads(text)
-        except ValueError:
-            raise program_failed(("containerfiles",), status, text) from None
-        if result:
-            message = f"container {container.name}: {result['message']}"
-            raise _error(str(result["error"]), message, result.get("errno"))
 
     @contextlib.asynccontextmanager
     async def _inside(self, container: Container) -> AsyncIterator[_Place]:
@@ -241,6 +222,52 @@ class ContainerFiles:
         ids = IdMap(0, container.userns_base, self._userns_size)
         async with self._userns.hold([ids]) as fds:
             yield fds[ids]
+
+
+class ImageFiles:
+    """Files of images, by the same programs."""
+
+    def __init__(self, md: Metadata, snapshots: Snapshotter) -> None:
+        self._md = md
+        self._snapshots = snapshots
+
+    async def export(self, image: Image) -> AsyncGenerator[bytes, None]:
+        """The whole root file system as a tar in chunks. Raises DataLoss (SNAPSHOT_LOST)."""
+        with self._md.leases.lease("export") as lease:
+            top = self._md.snapshots.by_chain(image.chain_id) if image.chain_id else None
+            if top is not None:
+                self._md.leases.hold(lease, HoldKind.SNAPSHOT, top.id)
+            elif image.chain_id:
+                raise DataLoss(
+                    f"the layers of image {image.id} are gone",
+                    reason="SNAPSHOT_LOST",
+                    hint="remove the image and pull it again",
+                )
+            async with self._snapshots.mounted(top.id if top else None) as root:
+                async with await _started(_Place(root, View()), {"operation": "export"}, stdin=DEVNULL) as child:
+                    while chunk := await child.stdout.read(CHUNK):
+                        yield chunk
+                    await _finish(child, f"image {image.id}")
+
+
+async def _started(place: _Place, request: dict[str, Any], *, stdin: int) -> Process:
+    argv = [sys.executable, "-I", "-m", "shoald.host.containerfiles"]
+    argv.append(json.dumps({**request, "view": asdict(place.view)}))
+    return await spawn(
+        argv, stdin=stdin, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd=place.directory, pass_fds=place.fds
+    )
+
+
+async def _finish(child: Process, subject: str) -> None:
+    """The program's end. Raises what it failed with."""
+    text = await child.stderr.read(_MAX_ERROR)
+    status = await child.wait()
+    try:
+        result = json.loads(text)
+    except ValueError:
+        raise program_failed(("containerfiles",), status, text) from None
+    if result:
+        raise _error(str(result["error"]), f"{subject}: {result['message']}", result.get("errno"))
 
 
 async def _fed(child: Process, chunk: bytes) -> bool:

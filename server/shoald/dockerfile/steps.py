@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.instructions import InlineFile
@@ -36,7 +37,14 @@ class ContextBase:
     name: str = ""
 
 
-Base = ScratchBase | ImageBase | StageBase | ContextBase
+@dataclass(frozen=True, slots=True)
+class DirectoryBase:
+    """A directory of the host that the builder made, in place of a source that had to be fetched."""
+
+    path: Path
+
+
+Base = ScratchBase | ImageBase | StageBase | ContextBase | DirectoryBase
 """Where a stage starts from, or where COPY and mounts take their files from."""
 
 

@@ -101,7 +101,7 @@ class BuildCases:
                         self._executor.forget_context(each)
                     await asyncio.shield(asyncio.to_thread(remove_tree, place))
 
-            title = request.tags[0] if request.tags else request.dockerfile_name
+            title = request.tags[0] if request.tags else ""
             operation, started = self._operations.start(request_id, "build", _fingerprint(request), work, title)
         finally:
             if not started:

@@ -8,9 +8,10 @@ from contextlib import aclosing
 import structlog
 
 from shoal.errors import InvalidArgument, ShoalError
-from shoald.containers.copying import ContainerFiles
+from shoald.containers.copying import ContainerFiles, ImageFiles
 from shoald.containers.lifecycle import Publish
 from shoald.model.container import Container
+from shoald.model.image import Image
 from shoald.model.path import PathStat
 
 log = structlog.get_logger(__name__)
@@ -19,8 +20,17 @@ log = structlog.get_logger(__name__)
 class CopyCases:
     """Read-only, or retried as a whole: an archive that was unpacked twice gives the same files."""
 
-    def __init__(self, find: Callable[[str], Container], files: ContainerFiles, publish: Publish) -> None:
-        """`find` raises NotFound (CONTAINER_NOT_FOUND)."""
+    def __init__(
+        self,
+        find: Callable[[str], Container],
+        files: ContainerFiles,
+        find_image: Callable[[str], Image],
+        image_files: ImageFiles,
+        publish: Publish,
+    ) -> None:
+        """`find` raises NotFound (CONTAINER_NOT_FOUND), `find_image` NotFound (IMAGE_NOT_FOUND)."""
+        self._find_image = find_image
+        self._image_files = image_files
         self._find = find
         self._files = files
         self._publish = publish
@@ -51,6 +61,12 @@ class CopyCases:
         container = self._find(name)
         self._tell(container, "export")
         async with aclosing(self._files.export(container)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def export_image(self, name: str) -> AsyncGenerator[bytes, None]:
+        """See engine.ports.Engine.export_image."""
+        async with aclosing(self._image_files.export(self._find_image(name))) as chunks:
             async for chunk in chunks:
                 yield chunk
 

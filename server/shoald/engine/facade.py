@@ -103,6 +103,10 @@ class LocalEngine:
         """See Engine.follow_build."""
         return self._builds.follow_build(request_id, cursor, wait)
 
+    def export_image(self, name: str) -> AsyncIterator[bytes]:
+        """See Engine.export_image."""
+        return self._copying.export_image(name)
+
     def list_builds(self) -> Sequence[BuildSummary]:
         """See Engine.list_builds."""
         return self._builds.list_builds()

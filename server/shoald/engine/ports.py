@@ -218,6 +218,9 @@ class Engine(Protocol):
     def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
         """Events after `cursor`; the Image last. Not `wait`: only what there is now."""
 
+    def export_image(self, name: str) -> AsyncIterator[bytes]:
+        """The files of an image as a tar in chunks."""
+
     def list_builds(self) -> Sequence[BuildSummary]:
         """Builds that go on or ended a moment ago, the oldest first."""
 

@@ -63,7 +63,7 @@ class BuildSummary(Struct, frozen=True):
 
     request_id: str
     state: BuildState
-    title: str
+    tag: str
     started_at: datetime
     ended_at: datetime | None = None
     image_id: str = ""

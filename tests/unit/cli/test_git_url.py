@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shoal.errors import NotFound, Unavailable
-from shoalctl.flags.fault import UsageFault
-from shoalctl.flags.git_url import GitUrl, is_git_url
+from shoal.errors import InvalidArgument, NotFound, Unavailable
+from shoal.git_url import GitUrl
+from shoalctl.flags.git_url import is_git_url
 from shoalctl.fleet.git_context import checked_out
 
 WHO = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main")
@@ -31,7 +31,7 @@ def test_parts() -> None:
     assert GitUrl.parse("https://h/a.git#v1:x/y") == GitUrl("https://h/a.git", "v1", "x/y")
     assert GitUrl.parse("github.com/a/b") == GitUrl("https://github.com/a/b", "", "")
     for wrong in ("https://h/a.git#-x", "https://h/a.git#a b", "https://h/a.git#:../x"):
-        with pytest.raises(UsageFault):
+        with pytest.raises(InvalidArgument):
             GitUrl.parse(wrong)
 
 
