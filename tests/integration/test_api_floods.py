@@ -112,20 +112,30 @@ async def test_streams_that_are_opened_and_reset_at_once(tmp_path: Path, process
     assert _resident_kib(process) - before < GROWTH_KIB
 
 
+async def _falls_below(process: Process, kib: int) -> bool:
+    """Whether resident memory comes under `kib` within 20 s: gRPC frees what a connection held, but not at once."""
+    for _ in range(200):
+        if _resident_kib(process) < kib:
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
 async def test_headers_without_end(tmp_path: Path, process: Process) -> None:
+    """While headers flow, gRPC holds some at times (measured: 60 to 600 MiB of 1.6 GiB); then it lets them go."""
     await _served(tmp_path)
     before = _resident_kib(process)
     piece = _literal(b"x-filler", b"y" * 100) * 100
-    with _connect(tmp_path) as connection:
-        alive = _send(connection, _frame(HEADERS, 0, 1, HEAD))
-        for _ in range(20_000):
-            alive = alive and _send(connection, _frame(CONTINUATION, 0, 1, piece))
-            _drain(connection)
-            if not alive:
-                break
-        await _served(tmp_path)
-    # gRPC's own buffers level off at about 60 MiB; what was sent is 220 MiB.
-    assert _resident_kib(process) - before < 100 * 1024
+    for _ in range(4):
+        with _connect(tmp_path) as connection:
+            alive = _send(connection, _frame(HEADERS, 0, 1, HEAD))
+            for _ in range(20_000):  # 220 MiB
+                alive = alive and _send(connection, _frame(CONTINUATION, 0, 1, piece))
+                _drain(connection)
+                if not alive:
+                    break
+            await _served(tmp_path)
+        assert await _falls_below(process, before + 100 * 1024)
 
 
 async def test_pings_and_settings_in_masses(tmp_path: Path, process: Process) -> None:
