@@ -19,6 +19,8 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	# Installed packages are compiled when they are installed; these too, also where PYTHONDONTWRITEBYTECODE is set.
+	$(BIN)/python -m compileall -q common server client
 	touch $@
 
 apt:

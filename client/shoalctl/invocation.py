@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
@@ -19,8 +18,7 @@ CONNECT_TIMEOUT = 10.0
 """Seconds for a connection to a host, unless `--timeout` says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(NamedTuple):
     """Targets and settings of one call of the command; `timeout` in seconds, for connecting.
 
     `hosts`, `groups` and `labels` are as written: each may hold a comma-separated list.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import typer
@@ -89,7 +88,7 @@ def _names(verb: str, invocation: Invocation) -> list[str]:
     import asyncio
 
     try:
-        return asyncio.run(_ask(verb, replace(invocation, timeout=_PATIENCE)))
+        return asyncio.run(_ask(verb, invocation._replace(timeout=_PATIENCE)))
     except ShoalError:
         return []
 

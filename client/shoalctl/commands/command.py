@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from functools import cache
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from shoalctl import exits
+from shoalctl import event_loop, exits
+from shoalctl.commands.flag_table import Flag, options
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.switches import Option, with_plain_switches
 from shoalctl.invocation import Invocation
@@ -42,19 +43,19 @@ class HostCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Also takes switches with a value: `--rm=true`."""
-        options = {
+        known = {
             name: Option(not (getattr(param, "is_flag", False) or getattr(param, "count", False)), off)
             for param in self.get_params(ctx)
             if param.param_type_name == "option"
             for names, off in ((param.opts, next(iter(param.secondary_opts), "")), (param.secondary_opts, ""))
             for name in names
         }
-        plain = with_plain_switches(args, options, interspersed=ctx.allow_interspersed_args)
+        plain = with_plain_switches(args, known, interspersed=ctx.allow_interspersed_args)
         return super().parse_args(ctx, plain)
 
     def invoke(self, ctx: Any) -> Any:
         """Move the target flags from the parameters to the invocation, then run."""
-        _check_numbers(ctx.params)
+        check_numbers(ctx.params)
         flags = {param.name: ctx.params.pop(param.name, None) for param in _target_params()}
         invocation: Invocation = ctx.obj or Invocation()
         ctx.obj = invocation.extended(
@@ -67,56 +68,31 @@ class HostCommand(TyperCommand):
         return super().invoke(ctx)
 
 
-def _check_numbers(given: Mapping[str, Any]) -> None:
+def check_numbers(given: Mapping[str, Any]) -> None:
     """No flag has a use for a number beyond 32 bits, and the messages have no room for all of them."""
     for name, value in given.items():
         if isinstance(value, int) and not -MOST <= value <= MOST:
             raise UsageFault(f"--{name.replace('_', '-')}: {value} is out of range")
 
 
+_TARGETS = (
+    Flag("-H --host", "target_host", "Ask these hosts.", "NAME,..."),
+    Flag("-g --group", "target_group", "Ask the hosts of a group.", "GROUP"),
+    Flag("--all", "target_all", "Ask all known hosts.", "", False),
+    Flag("--host-label", "target_label", "Ask the hosts that carry this label.", "KEY=VALUE"),
+    Flag("--timeout", "target_timeout", "Time to connect to a host (10).", "SECONDS", optional=float),
+)
+
+
 @cache
 def _target_params() -> list[Any]:
-    carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
-    carrier.command()(_targets)
-    return [param for param in typer.main.get_command(carrier).params if param.name != "help"]
-
-
-def _targets(
-    target_host: Annotated[
-        list[str] | None, typer.Option("-H", "--host", metavar="NAME,...", help="Ask these hosts.")
-    ] = None,
-    target_group: Annotated[
-        list[str] | None, typer.Option("-g", "--group", metavar="GROUP", help="Ask the hosts of a group.")
-    ] = None,
-    target_all: Annotated[bool, typer.Option("--all", help="Ask all known hosts.")] = False,
-    target_label: Annotated[
-        list[str] | None,
-        typer.Option("--host-label", metavar="KEY=VALUE", help="Ask the hosts that carry this label."),
-    ] = None,
-    target_timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Time to connect to a host (10).")
-    ] = None,
-) -> None:
-    """Only its signature is of use."""
+    return options(_TARGETS)
 
 
 def execute(work: Coroutine[Any, Any, int]) -> NoReturn:
     """Run the coroutine of a command to its end and leave with the exit code that it returns; 130 on Ctrl-C."""
-    import asyncio
-
     try:
-        with asyncio.Runner() as runner:
-            _leave_threads(runner.get_loop())
-            code = runner.run(work)
+        code = event_loop.run(work)
     except KeyboardInterrupt:
         code = exits.INTERRUPTED
     raise typer.Exit(code)
-
-
-def _leave_threads(loop: Any) -> None:
-    """Let the loop end without its threads: one may wait for standard input, which may never come."""
-
-    async def shut_down(timeout: float | None = None) -> None:
-        """In place of the one that joins; what is left of the executor goes with the process."""
-
-    loop.shutdown_default_executor = shut_down

@@ -1,31 +1,8 @@
-"""The flags of `run` and `create` about isolation, limits, names and health, in docker's spelling.
-
-A table, and options made from it straight: Typer takes ten milliseconds to find out as much from a signature.
-"""
+"""The flags of `run` and `create` about isolation, limits, names and health, in docker's spelling."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
-
-from typer.core import TyperOption
-
-from shoalctl.commands.command import HostCommand
-from shoalctl.commands.isolation_options import IsolationOptions
-from shoalctl.commands.out_flags import OUT, SWITCHES, out_name, refuse
-
-META = "shoal.isolation"
-
-
-class Flag(NamedTuple):
-    """A flag; `default` tells its kind: None for one that may come several times, False for a switch."""
-
-    spelling: str
-    name: str
-    help: str
-    metavar: str = ""
-    default: str | int | bool | None = None
-
+from shoalctl.commands.flag_table import Flag
 
 RIGHTS = (
     Flag("--cap-add", "cap_add", "Add a capability, or ALL.", "CAP"),
@@ -90,44 +67,3 @@ HEALTH = (
     Flag("--no-healthcheck", "no_healthcheck", "Not even the image's.", "", False),
 )
 FLAGS = (*RIGHTS, *NAMESPACES, *NAMES, *PROCESSORS_AND_MEMORY, *DEVICES, *HEALTH)
-
-
-class ContainerCommand(HostCommand):
-    """A command that makes containers: it takes all of these flags too; what they say ends up in `ctx.meta`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.extend(_params())
-
-    def invoke(self, ctx: Any) -> Any:
-        """Move these flags from the parameters to `ctx.meta`, parsed, then run."""
-        given = {param.name: ctx.params.pop(param.name) for param in _params()}
-        refuse(given)
-        ctx.meta[META] = IsolationOptions.parse(given)
-        return super().invoke(ctx)
-
-
-def isolation_of(ctx: Any) -> IsolationOptions:
-    """What the flags of a `ContainerCommand` say."""
-    found: IsolationOptions = ctx.meta[META]
-    return found
-
-
-@cache
-def _params() -> list[Any]:
-    hidden = [Flag(flag, out_name(flag), "", default=False if flag in SWITCHES else None) for flag in OUT]
-    return [*(_option(flag) for flag in FLAGS), *(_option(flag, hidden=True) for flag in hidden)]
-
-
-def _option(flag: Flag, *, hidden: bool = False) -> TyperOption:
-    switch = flag.default is False
-    return TyperOption(
-        param_decls=[*flag.spelling.split(), flag.name],
-        type=bool if switch else int if isinstance(flag.default, int) else str,
-        default=flag.default,
-        multiple=flag.default is None,
-        is_flag=switch,
-        help=flag.help,
-        metavar=flag.metavar or None,
-        hidden=hidden,
-    )

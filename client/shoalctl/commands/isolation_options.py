@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoalctl.flags import isolation, sizes, times
+from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.isolation import DeviceFlag, UlimitFlag
 
@@ -48,24 +48,23 @@ _RANGES = {
 _HEALTH_TIMES = ("interval", "timeout", "start_period", "start_interval")
 
 
-@dataclass(frozen=True, slots=True)
-class IsolationOptions:
+class IsolationOptions(NamedTuple):
     """`spec` and `limits`: fields of the messages that need no parsing. Sizes in bytes."""
 
-    spec: Mapping[str, Any] = field(default_factory=dict)
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, Any] = EMPTY
+    limits: Mapping[str, Any] = EMPTY
     security: Sequence[str] = ()
     devices: Sequence[DeviceFlag] = ()
     cdi: Sequence[str] = ()
     ulimits: Sequence[UlimitFlag] = ()
-    sysctls: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    sysctls: Mapping[str, str] = EMPTY
+    annotations: Mapping[str, str] = EMPTY
     shm_size: int = 0
-    rates: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict)
-    health: Mapping[str, timedelta] = field(default_factory=dict)
+    rates: Mapping[str, Sequence[tuple[str, int]]] = EMPTY
+    health: Mapping[str, timedelta] = EMPTY
     health_test: Sequence[str] = ()
     health_retries: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = EMPTY
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> IsolationOptions:

@@ -7,19 +7,30 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from shoalctl.commands.container_flags import given_of
 from shoalctl.commands.credentials import given as credentials
-from shoalctl.commands.isolation_flags import isolation_of
 from shoalctl.commands.run_options import STREAMS, RunOptions
 from shoalctl.flags import environment, images, logging, mounts, networks, ports, process, secrets, sizes
-from shoalctl.flags.detach_keys import parse_detach_keys
+from shoalctl.flags.detach_keys import DEFAULT, parse_detach_keys
 from shoalctl.flags.fault import UsageFault
 
+_CREATED: Mapping[str, Any] = {
+    "detach": True,
+    "follow": False,
+    "attach": None,
+    "detach_keys": DEFAULT,
+    "sig_proxy": True,
+}
+"""What holds for `create`, which has no flags about following."""
 
-def parsed(ctx: Any, given: Mapping[str, Any]) -> RunOptions:
-    """`given` by the names of the parameters of `run`. Raises UsageFault; asks no host."""
+
+def parsed(ctx: Any, image: str, command: Sequence[str]) -> RunOptions:
+    """The flags of a ContainerCommand. Raises UsageFault; asks no host."""
+    flags, isolation = given_of(ctx)
+    given = {**_CREATED, **flags}
     options = RunOptions(
-        image=given["image"],
-        command=given["command"] or (),
+        image=image,
+        command=command,
         name=given["name"],
         env=environment.environment(given["env"] or (), given["env_file"] or (), os.environ),
         labels=environment.labels(given["label"] or ()),
@@ -58,7 +69,7 @@ def parsed(ctx: Any, given: Mapping[str, Any]) -> RunOptions:
         sig_proxy=given["sig_proxy"],
         cidfile=given["cidfile"],
         creds=credentials(given["creds"]),
-        isolation=isolation_of(ctx),
+        isolation=isolation,
         log=logging.parse_log(given["log_driver"], given["log_opt"] or ()),
     )
     _check(options)

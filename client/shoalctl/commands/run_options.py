@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shoalctl.commands.isolation_options import IsolationOptions
 from shoalctl.flags.detach_keys import DEFAULT, parse_detach_keys
+from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.logging import LogFlags
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.networks import NetworkFlag
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 STREAMS = frozenset({"stdin", "stdout", "stderr"})
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """The flags of `run`. Sizes in bytes; `entrypoint` None: the image's; `attach`: what is followed."""
 
     image: str
     command: Sequence[str] = ()
     name: str = ""
     env: Sequence[str] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = EMPTY
     mounts: Sequence[MountFlag] = ()
     secrets: Sequence[SecretFlag] = ()
     follow: bool = False
@@ -41,7 +40,7 @@ class RunOptions:
     entrypoint: Sequence[str] | None = None
     networks: Sequence[NetworkFlag] = ()
     userns: str = ""
-    restart: Restart = field(default_factory=lambda: Restart("no"))
+    restart: Restart = Restart("no")
     stop_signal: str = ""
     stop_timeout: timedelta | None = None
     platform: tuple[str, str, str] | None = None
@@ -61,8 +60,8 @@ class RunOptions:
     sig_proxy: bool = True
     cidfile: str = ""
     creds: tuple[str, str] | None = None
-    isolation: IsolationOptions = field(default_factory=IsolationOptions)
-    log: LogFlags = field(default_factory=LogFlags)
+    isolation: IsolationOptions = IsolationOptions()
+    log: LogFlags = LogFlags()
 
     def spec(self) -> container_pb2.ContainerSpec:
         """The container as the API describes it."""

@@ -10,26 +10,17 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shoal.errors import ShoalError, Unauthenticated, Unavailable
 from shoalctl.address import Address
 
 if TYPE_CHECKING:
+    from shoalctl.connect.credentials import Credentials
     from shoalctl.inventory import Host
 
 _STEP_TIME = 3.0  # s; the caller has already waited its own time
 _ALERT_TIME = 2.0  # s; TLS 1.3 tells a client about its certificate only after the handshake
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """PEM bytes; empty for a unix socket."""
-
-    ca: bytes = b""
-    cert: bytes = b""
-    key: bytes = b""
 
 
 async def diagnose(host: Host, credentials: Credentials, timeout: float) -> ShoalError:

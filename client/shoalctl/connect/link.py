@@ -17,7 +17,7 @@ import grpc.aio
 
 from shoal.errors import FailedPrecondition, ShoalError, Unavailable
 from shoal.pki.keypair import KeyPair, read_pem
-from shoalctl.connect.diagnosis import Credentials, diagnose
+from shoalctl.connect.credentials import Credentials
 from shoalctl.connect.failure import LinkLost, translated
 from shoalctl.inventory import Host
 
@@ -171,6 +171,8 @@ class Link:
             refused = True
         if refused:
             assert self._credentials is not None
+            from shoalctl.connect.diagnosis import diagnose
+
             raise await diagnose(self.host, self._credentials, self._timeout)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from shoalctl.flags.environment import file_lines, labels
 from shoalctl.flags.fault import UsageFault
@@ -21,8 +21,7 @@ _GPUS = "nvidia.com/gpu"
 _MAX_LABELS = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFlag:
+class DeviceFlag(NamedTuple):
     """`--device`; an empty `inside` is the same path."""
 
     path: str
@@ -30,8 +29,7 @@ class DeviceFlag:
     permissions: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class UlimitFlag:
+class UlimitFlag(NamedTuple):
     """`--ulimit`; -1: no limit."""
 
     name: str

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.fault import UsageFault
 
 DRIVERS = ("local", "journald", "none")
 
 
-@dataclass(frozen=True, slots=True)
-class LogFlags:
+class LogFlags(NamedTuple):
     """Where output goes; "" for the host's default."""
 
     driver: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = EMPTY
 
 
 def parse_log(driver: str, options: Sequence[str]) -> LogFlags:

@@ -10,9 +10,10 @@ import csv
 import os
 import posixpath
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.sizes import parse_size
 
@@ -29,8 +30,7 @@ _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "re
 _TRUE = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
-@dataclass(frozen=True, slots=True)
-class MountFlag:
+class MountFlag(NamedTuple):
     """One mount. `kind` is bind, volume (an empty source: anonymous), tmpfs or content: then `local` is the path on
     this machine, and `file_mode` the mode of the one file that it is (0: its own). `size` in bytes, 0: the default."""
 
@@ -46,8 +46,8 @@ class MountFlag:
     options: tuple[str, ...] = ()
     no_copy: bool = False
     subpath: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    volume_options: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = EMPTY
+    volume_options: Mapping[str, str] = EMPTY
 
 
 def parse_volume(text: str, *, windows: bool = os.name == "nt") -> MountFlag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
@@ -12,15 +12,14 @@ ALONE = ("host", "none")
 _KEYS = {"ip": "ip", "ip6": "ip6", "mac-address": "mac", "mac_address": "mac"}
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkFlag:
+class NetworkFlag(NamedTuple):
     """A network to join; empty fields are chosen by the host."""
 
     name: str
     ip: str = ""
     ip6: str = ""
     mac: str = ""
-    aliases: Sequence[str] = field(default=())
+    aliases: Sequence[str] = ()
 
 
 def parse_networks(values: Sequence[str]) -> list[NetworkFlag]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
@@ -12,8 +12,7 @@ _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _PROTOCOLS = ("tcp", "udp")
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """One published port. An empty `host_ip` is the host's own choice, and so is a `host_port` of 0."""
 
     container_port: int

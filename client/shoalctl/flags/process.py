@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
@@ -12,8 +12,7 @@ _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9+-]{1,14}|\d{1,2}", re.IGNORECASE)
 RESTARTS = ("no", "on-failure", "always", "unless-stopped")
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(NamedTuple):
     """`--restart`; `max_retries` of 0 is without limit."""
 
     name: str

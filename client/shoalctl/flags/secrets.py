@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.mounts import local_path
@@ -17,13 +17,15 @@ DIRECTORY = "/run/secrets"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFlag:
+class SecretFlag(NamedTuple):
     """A secret by the name of its file in the container. The value is never shown. Mode 0: 0400."""
 
     target: str
-    value: bytes = field(repr=False)
+    value: bytes
     mode: int = 0
+
+    def __repr__(self) -> str:
+        return f"SecretFlag(target={self.target!r}, mode={self.mode:o})"
 
 
 def parse_build_secret(text: str, environment: Mapping[str, str]) -> tuple[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
@@ -11,8 +11,7 @@ _TRUE = frozenset({"true", "t", "1", "TRUE", "True", "T"})
 _FALSE = frozenset({"false", "f", "0", "FALSE", "False", "F"})
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """An option by one of its names. `takes_value` False: a switch, and `off` the name that switches it off, or ""."""
 
     takes_value: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ START_TIMEOUT = 120.0
 
 def new_request_id() -> str:
     """An id for one intended operation; a retry with it never does the work twice."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()  # as secrets.token_hex, which takes 2 ms to import
 
 
 class HostClient:

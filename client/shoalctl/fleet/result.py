@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from shoal.errors import ShoalError
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class HostResult(Generic[T]):
+class HostResult(NamedTuple, Generic[T]):
     """A host's name with either its value or the error that kept it from giving one."""
 
     host: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from shoal.errors import AlreadyExists, FailedPrecondition, NotFound
 
@@ -14,12 +14,14 @@ _KEY_MODE = 0o600
 _OTHERS = 0o007
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(NamedTuple):
     """A PEM certificate and its PEM private key (PKCS #8, not encrypted). The key never shows in `repr()`."""
 
     cert_pem: bytes
-    key_pem: bytes = field(repr=False)
+    key_pem: bytes
+
+    def __repr__(self) -> str:
+        return f"KeyPair(cert_pem={self.cert_pem!r})"
 
     def save(self, cert_path: Path, key_path: Path, *, overwrite: bool = False) -> None:
         """Write both files: each whole or not at all, the key readable by its owner only from its first byte on.
