@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,12 +194,16 @@ def test_detached_ones_go_on_and_end_with_the_container(box: Fleet, busybox: str
 
 
 def test_events_tell_of_it(box: Fleet) -> None:
-    box.shoal("exec", "c", "sh", "-c", "exit 3", code=3)
-    until(lambda: "exec_die" in box.shoal("events", "--since", "10m", "--until", "0s").stdout)
-    events = box.json("events", "--since", "10m", "--until", "0s")
-    text = [event for event in events if str(event.get("Action", "")).startswith("exec_")]
-    assert [event["Action"] for event in text][-3:] == ["exec_create", "exec_start", "exec_die"]
-    assert "'3'" in str(text[-1]) or '"3"' in str(text[-1])
+    """Of this exec; those of other tests may end in between."""
+    box.shoal("exec", "c", "sh", "-c", "exit 3 # told", code=3)
+
+    def told() -> list[Any]:
+        events = box.json("events", "--since", "10m", "--until", "0s")
+        ids = [event["Actor"]["Attributes"]["execID"] for event in events if event.get("Action") == "exec_create"]
+        return [event for event in events if event.get("Actor", {}).get("Attributes", {}).get("execID") == ids[-1]]
+
+    until(lambda: [event["Action"] for event in told()] == ["exec_create", "exec_start", "exec_die"])
+    assert "'3'" in str(told()[-1]) or '"3"' in str(told()[-1])
 
 
 def test_a_client_that_is_cut_off_leaves_nothing_behind(box: Fleet) -> None:
