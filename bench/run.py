@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import cases, containers, engines, images
+from bench import builds, cases, containers, engines, images
 from bench.engines import Docker, Engine
 from bench.report import Report, Row, Target
 from tests.support.docker_registry import docker_registry
@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--many", type=int, default=100, help="containers for ps and stats (default: 100)")
     parser.add_argument("--output", type=int, default=200, help="megabytes of a container's output (default: 200)")
     parser.add_argument("--cycles", type=int, default=1000, help="streams of each kind to cut off (default: 1000)")
+    parser.add_argument("--builds", type=int, default=5, help="rounds of each kind of build (default: 5)")
+    parser.add_argument("--context", type=int, default=10_000, help="files of the build's context (default: 10000)")
+    parser.add_argument("--only", choices=["builds"], help="measure nothing else")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where storage goes (default: /var/tmp)")
     parser.add_argument("--tmpfs", action="store_true", help="keep all storage on a tmpfs: no disk in the figures")
     parser.add_argument("--without", action="append", default=[], choices=["docker", "podman"], help="leave a peer out")
@@ -53,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = Report({engine.name: engine.version() for engine in measured}, kind, notes=notes)
         small = images.push_small(registry.address)
         _pull_first(measured, small)
+        _measure_builds(report, measured, small, directory, given)
+        if given.only:
+            print(report.markdown())
+            return 0
         _measure(report, measured, small, given)
         _measure_containers(report, measured, small, given)
         print("making the image of the pull...", flush=True)
@@ -107,6 +114,18 @@ def _measure_containers(report: Report, measured: list[Engine], small: str, give
         limit, unit, by = {"descriptors": (5, "", 1), "threads": (10, "", 1), "rss": (25, "MB", MB)}[what]
         title = f"{what} more after {given.cycles} attach, logs and exec each were cut"
         report.add(Row(f"cut_{what}", title, unit, {"shoal": [more / by]}, Target(limit)))
+
+
+def _measure_builds(
+    report: Report, measured: list[Engine], small: str, directory: Path, given: argparse.Namespace
+) -> None:
+    files, megabytes = given.context, given.context * 136 // 10_000
+    context = builds.make_context(directory / "context", small, files, megabytes)
+    title = f"build of {files} files and {megabytes} MB in three stages, "
+    targets = {"no_cache": 0.8, "unchanged": 1.0, "changed": 0.5}
+    names = {"no_cache": "without cache", "unchanged": "unchanged", "changed": "one small file changed"}
+    for key, figures in builds.measure(measured, context, given.builds).items():
+        report.add(Row(f"build_{key}", title + names[key], "s", figures, Target(targets[key], "docker")))
 
 
 def scaled(figures: cases.Figures, factor: float) -> cases.Figures:

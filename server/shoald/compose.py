@@ -17,6 +17,7 @@ import structlog
 from shoal.errors import FailedPrecondition, ShoalError
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
+from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.fetching import Fetching
 from shoald.build.mounts import StepMounts
@@ -210,8 +211,23 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         copying = CopyCases(containers.find, in_containers, md.images.find, ImageFiles(md, snapshots), events.publish)
         caches, agents = CacheMounts(root / "buildcache"), Agents()
         await asyncio.to_thread(caches.sweep)
+        contexts = Contexts(root / "contexts", files)
+        await asyncio.to_thread(contexts.sweep)
         builds = _builds(
-            config, md, content, snapshots, launcher, vault, caches, agents, images, operations, events, metrics, stack
+            config,
+            md,
+            content,
+            snapshots,
+            launcher,
+            vault,
+            caches,
+            contexts,
+            agents,
+            images,
+            operations,
+            events,
+            metrics,
+            stack,
         )
         warnings = [w for w in (*probe_warnings, seccomp_warning) if w]
         system = SystemCases(
@@ -230,6 +246,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         await volumes.sweep()
         collecting = asyncio.create_task(files.collect_forever(), name="files")
         stack.push_async_callback(_cancelled, collecting)
+        cleaning = asyncio.create_task(contexts.collect_forever(), name="contexts")
+        stack.push_async_callback(_cancelled, cleaning)
         await collect_garbage()
         stack.push_async_callback(operations.close)
         events.publish("daemon", "start", md.meta.host_id, {})
@@ -237,7 +255,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             images=images,
             builds=builds,
             agents=agents,
-            build_cache=BuildCacheCases(md, caches, collect_garbage),
+            build_cache=BuildCacheCases(md, caches, contexts, collect_garbage),
             containers=containers,
             control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),
             insight=_insight(config, md, content, snapshots, supervisor, events),
@@ -245,7 +263,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             execs=execs,
             copying=copying,
             volumes=VolumeCases(md, volumes, events.publish),
-            files=FileCases(files, vault, supervisor, md.containers.find),
+            files=FileCases(files, contexts, vault, supervisor, md.containers.find),
             networks=NetworkCases(md, network, launcher, supervisor.locks, events.publish),
             system=system,
             events=events,
@@ -288,6 +306,7 @@ def _builds(
     launcher: Launcher,
     vault: SecretVault,
     caches: CacheMounts,
+    contexts: Contexts,
     agents: Agents,
     images: ImageCases,
     operations: Operations,
@@ -327,6 +346,7 @@ def _builds(
         packing,
         Assembler(md, content, snapshots),
         layers,
+        contexts,
         tmp,
         config.userns,
         events.publish,

@@ -18,6 +18,7 @@ from shoal.platform import Platform
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.mounts import Prepared, StepMounts
+from shoald.build.place import BuildPlace
 from shoald.build.solver import Build
 from shoald.build.stubs import remove_stubs
 from shoald.containers.step import SecretFile
@@ -67,7 +68,9 @@ class Place:
         self.snapshots = PlainSnapshots(directory)
         self.mounts = StepMounts(self.snapshots, CacheMounts(self.cache), Agents(), self.tmp)  # type: ignore[arg-type]
         planned = plan(b"FROM scratch\n", target_platform=Platform.host(), build_platform=Platform.host())
-        self.build = Build(BuildRequest(b""), planned, self.context, "lease", 0, lambda event: None)
+        place = BuildPlace(self.tmp)
+        place.roots[""] = self.context
+        self.build = Build(BuildRequest(b""), planned, place, "lease", 0, lambda event: None)
 
     @contextlib.asynccontextmanager
     async def prepared(self, *wanted: RunMount, files: Sequence[InlineFile] = ()) -> AsyncIterator[Sequence[Mount]]:
@@ -135,7 +138,7 @@ class TestBind:
     @pytest.mark.parametrize("base", [ContextBase(), StageBase(0), ContextBase("more")])
     async def test_a_writable_one_is_a_copy(self, place: Place, base: Base, tmp_path: Path) -> None:
         (tmp_path / "more").mkdir()
-        place.build = replace(place.build, contexts={"more": tmp_path / "more"})
+        place.build.place.roots["more"] = tmp_path / "more"
         root = place.build.files_of(base) if isinstance(base, ContextBase) else place.stage
         (root / "dir").mkdir()
         (root / "dir/file").write_text("as it was")

@@ -15,10 +15,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 
 from shoal import pki
-from shoal.errors import DOMAIN, NotFound, ShoalError
+from shoal.errors import DOMAIN, FailedPrecondition, NotFound, ShoalError
 from shoal.v1 import (
     container_pb2,
     container_pb2_grpc,
+    file_pb2_grpc,
     image_pb2,
     image_pb2_grpc,
     system_pb2,
@@ -27,6 +28,7 @@ from shoal.v1 import (
     volume_pb2,
     volume_pb2_grpc,
 )
+from tests.support.fake_files import FakeFiles
 
 CREATED = 1_700_000_000
 
@@ -69,6 +71,7 @@ class FakeDaemon:
     records: list[container_pb2.LogRecord] = field(default_factory=list)
     events: list[system_pb2.Event] = field(default_factory=list)
     build_events: list[image_pb2.BuildEvent] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
     trouble: dict[str, ShoalError] = field(default_factory=dict)
     breaks: dict[str, int] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class FakeDaemon:
         image_pb2_grpc.add_ImageServiceServicer_to_server(_Images(self), server)
         system_pb2_grpc.add_SystemServiceServicer_to_server(_System(self), server)
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(_Volumes(self), server)
+        file_pb2_grpc.add_FileServiceServicer_to_server(FakeFiles(self, refuse), server)
         pair = self.certificates.host
         tls = grpc.ssl_server_credentials(
             [(pair.key_pem, pair.cert_pem)], root_certificates=self.certificates.ca.cert_pem, require_client_auth=True
@@ -359,6 +363,9 @@ class _Images(image_pb2_grpc.ImageServiceServicer):
         start = next(requests)
         self._daemon.note("Build", start, context)
         response = image_pb2.ImageServiceBuildResponse
+        for digest in start.start.context_manifests.values():
+            if digest not in self._daemon.blobs:
+                refuse(context, FailedPrecondition("no such context", reason="CONTEXT_MISSING"))
         yield response(started=response.Started(request_id=start.start.request_id))
         data = bytearray()
         for request in requests:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,8 @@ from shoalctl.flags.ssh_agents import SshAgent
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
+    from shoalctl.fleet.building import Archive
+    from shoalctl.fleet.manifest import SharedManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,10 @@ class BuildOptions:
         file = os.path.join(directory, self.file) if self.file not in ("", "-") else self.file
         return replace(self, path=directory, file=file)
 
-    def source(self) -> tuple[Source, Callable[[], Iterator[bytes]]]:
-        """The Dockerfile and what gives the context's tar stream; may read standard input. Blocking."""
+    def source(self) -> tuple[Source, SharedManifest | Archive]:
+        """The Dockerfile, and the context; may read standard input. Blocking."""
         from shoalctl.fleet.context import BuildContext
+        from shoalctl.fleet.manifest import SharedManifest
         from shoalctl.fleet.stdin_context import StdinContext
 
         if self.path == "-":
@@ -73,14 +75,15 @@ class BuildOptions:
             source = Source(text, "Dockerfile", Path(self.path))
         else:
             source = from_directory(self.path, self.file)
-        return source, BuildContext.at(Path(self.path), source.path).chunks
+        return source, SharedManifest(BuildContext.at(Path(self.path), source.path))
 
-    def named_contexts(self) -> dict[str, Callable[[], Iterator[bytes]]]:
-        """The tar streams of the named contexts that are directories. Blocking."""
+    def named_contexts(self) -> dict[str, SharedManifest | Archive]:
+        """The named contexts that are directories. Blocking."""
         from shoalctl.fleet.context import BuildContext
+        from shoalctl.fleet.manifest import SharedManifest
 
         directories = {name: path for name, path in self.contexts.items() if not path.startswith(IMAGE)}
-        return {name: BuildContext.at(Path(path)).chunks for name, path in directories.items()}
+        return {name: SharedManifest(BuildContext.at(Path(path))) for name, path in directories.items()}
 
     @property
     def names(self) -> list[str]:

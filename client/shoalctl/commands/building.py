@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,13 @@ from shoalctl.render.build_board import BuildBoard
 from shoalctl.render.build_log import BuildView, JsonBuild, PlainBuild, QuietBuild
 from shoalctl.render.errors import show_error
 from shoalctl.render.marks import MarkedLines
+from shoalctl.render.progress import DONE, SENDING
 from shoalctl.render.source_excerpt import excerpt
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
 
+_WORTH_A_LINE = 1 << 20  # bytes
 _CLEANUP = 10.0  # s for telling the hosts that the build is cancelled
 
 
@@ -76,6 +79,7 @@ class Building:
 
     async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
+        build.sending = functools.partial(self._sending, host.name)
         lending = [
             asyncio.create_task(AgentForward(host, agent.handle, agent.path).run())
             for agent in self._options.ssh.values()
@@ -95,6 +99,11 @@ class Building:
             await deliver(host, image, output, self._options)
         await asyncio.to_thread(self._iidfile.write, image.id)
         return image
+
+    def _sending(self, host: str, done: int, total: int) -> None:
+        """Some of the context is on its way; a little is not worth a line."""
+        if total >= _WORTH_A_LINE:
+            self._view.progress(host, "context", DONE[0] if done == total else SENDING, done, total)
 
     def _report(self, results: list[HostResult[image_pb2.Image | None]], source: Source) -> int:
         marks = MarkedLines(self._fleet.names)

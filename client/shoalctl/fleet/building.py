@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from shoal.errors import Internal
+from shoal.errors import DataLoss, FailedPrecondition, Internal, NotFound, ShoalError
 from shoalctl.connect.ending import Ending
 from shoalctl.connect.failure import LinkLost
 from shoalctl.fleet.context import without_blocking
 from shoalctl.fleet.host import new_request_id
+from shoalctl.fleet.manifest import Manifest, SharedManifest
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2
@@ -21,28 +22,36 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5  # how often a context that was cut off is sent again
 
 
-class Build:
-    """One build of one host. `context` gives a fresh iterator over the tar stream each time it is called; so do those
-    of `named` contexts.
+Archive = Callable[[], Iterator[bytes]]
+"""Gives a fresh iterator over a tar stream each time that it is called."""
 
-    `request_id` is that of the attempt under way: what `HostClient.cancel` takes.
+
+class Build:
+    """One build of one host, of contexts by manifest (directories of this machine) or as archives.
+
+    `request_id` is that of the attempt under way: what `HostClient.cancel` takes. `sending` is told how many bytes of
+    how many were sent, when the host lacks some.
     """
 
     def __init__(
         self,
         host: HostClient,
         start: image_pb2.ImageServiceBuildRequest.Start,
-        context: Callable[[], Iterator[bytes]],
-        named: Mapping[str, Callable[[], Iterator[bytes]]] | None = None,
+        context: SharedManifest | Archive,
+        named: Mapping[str, SharedManifest | Archive] | None = None,
     ) -> None:
         from shoal.v1 import image_pb2
 
         self.request_id = start.request_id or new_request_id()
         self.image: image_pb2.Image | None = None
+        self.sending: Callable[[int, int], None] = lambda done, total: None
         self._host = host
         self._start = image_pb2.ImageServiceBuildRequest.Start()
         self._start.CopyFrom(start)
-        self._contexts = {"": context, **(named or {})}
+        contexts = {"": context, **(named or {})}
+        self._archives = {name: each for name, each in contexts.items() if not isinstance(each, SharedManifest)}
+        self._shared = {name: each for name, each in contexts.items() if isinstance(each, SharedManifest)}
+        self._manifests: dict[str, Manifest] = {}
         self._cursor = 0
         self._sent = False
 
@@ -59,6 +68,8 @@ class Build:
         """The events, each once; afterwards `image` is there. Raises what the build failed with."""
         attempts = 0
         while self.image is None:
+            if not self._sent:
+                self._manifests = {name: await each.get() for name, each in self._shared.items()}
             source = self._follow() if self._sent else self._send()
             try:
                 async for message in source:
@@ -69,15 +80,40 @@ class Build:
                         self.image = message.image
                 if self.image is None:
                     raise LinkLost("the stream ended before the build did")
-            except LinkLost:
+            except (LinkLost, FailedPrecondition, NotFound) as error:
                 attempts += 1
-                if attempts > _ATTEMPTS:
+                if attempts > _ATTEMPTS or not self._may_go_on(error):
                     raise
-                await self._host.link.reconnect()
+                if isinstance(error, FailedPrecondition):
+                    await self._send_contexts()
+                elif isinstance(error, LinkLost):
+                    await self._host.link.reconnect()
                 if not self._sent:
                     # The host has given the build up with its half of a context; its id is spent.
                     self.request_id = new_request_id()
                     self._cursor = 0
+
+    def _may_go_on(self, error: ShoalError) -> bool:
+        """After a lost link; when the host lacks a context, or had not begun when the link was lost."""
+        lacking = isinstance(error, FailedPrecondition) and error.reason == "CONTEXT_MISSING" and bool(self._shared)
+        unknown = isinstance(error, NotFound) and error.reason == "OPERATION_NOT_FOUND" and bool(self._shared)
+        if lacking or (unknown and self._cursor == 0 and self._start.dockerfile):
+            self._sent = False
+            return True
+        return isinstance(error, LinkLost)
+
+    async def _send_contexts(self) -> None:
+        from shoalctl.fleet.sending import send_context
+
+        for name, manifest in self._manifests.items():
+            try:
+                await send_context(self._host, manifest, self.sending)
+            except LinkLost:
+                await self._host.link.reconnect()  # what has come there is not sent again
+            except (DataLoss, FailedPrecondition) as error:
+                if error.reason not in ("DIGEST_MISMATCH", "FILES_CHANGED"):
+                    raise
+                await self._shared[name].get(but=manifest)
 
     async def _send(self) -> AsyncIterator[Any]:
         from shoal.v1 import image_pb2_grpc
@@ -110,10 +146,12 @@ class Build:
 
         request = image_pb2.ImageServiceBuildRequest
         self._start.request_id = self.request_id
+        for name, manifest in self._manifests.items():
+            self._start.context_manifests[name] = manifest.digest
         try:
             await call.write(request(start=self._start))
             await accepted.wait()
-            for name, context in self._contexts.items():
+            for name, context in self._archives.items():
                 if name:
                     await call.write(request(context_name=name))
                 async for chunk in without_blocking(context()):

@@ -48,6 +48,15 @@ class BuildContext:
                 return cls(root, Matcher.parse(path.read_bytes(), windows=os.name == "nt"))
         return cls(root)
 
+    @property
+    def root(self) -> Path:
+        """Its directory."""
+        return self._root
+
+    def files(self) -> Iterator[tuple[str, str, os.stat_result]]:
+        """Name, path and status of each member, in order; blocking. Raises FailedPrecondition (CONTEXT_UNREADABLE)."""
+        return self._walk()
+
     def chunks(self) -> Iterator[bytes]:
         """The tar stream in pieces; blocking. Raises FailedPrecondition (CONTEXT_UNREADABLE) that names the file."""
         buffer = bytearray()
@@ -61,7 +70,7 @@ class BuildContext:
                         yield bytes(buffer[:CHUNK])
                         del buffer[:CHUNK]
             except OSError as error:
-                raise _unreadable(path, error.strerror or str(error)) from error
+                raise unreadable(path, error.strerror or str(error)) from error
         buffer += bytes(2 * tarfile.BLOCKSIZE)
         yield bytes(buffer)
 
@@ -82,7 +91,7 @@ class BuildContext:
             try:
                 info = entry.stat(follow_symlinks=False)
             except OSError as error:
-                raise _unreadable(entry.path, error.strerror or str(error)) from error
+                raise unreadable(entry.path, error.strerror or str(error)) from error
             directory = stat.S_ISDIR(info.st_mode)
             excluded = self._ignore.excluded(name)
             if not excluded:
@@ -100,7 +109,7 @@ class BuildContext:
             with os.scandir(path) as entries:
                 return iter(sorted(entries, key=lambda entry: os.fsencode(entry.name)))
         except OSError as error:
-            raise _unreadable(path, error.strerror or str(error)) from error
+            raise unreadable(path, error.strerror or str(error)) from error
 
     def _member(self, name: str, path: str, info: os.stat_result, links: dict[tuple[int, int], str]) -> Iterator[bytes]:
         member = tarfile.TarInfo(name)
@@ -129,18 +138,18 @@ def _regular(member: tarfile.TarInfo, path: str) -> Iterator[bytes]:
     with open(descriptor, "rb", buffering=0) as file:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
-            raise _unreadable(path, "it is no longer a regular file")
+            raise unreadable(path, "it is no longer a regular file")
         member.size = info.st_size
         yield _header(member)
         left = info.st_size
         while left:
             data = file.read(min(left, CHUNK))
             if not data:
-                raise _unreadable(path, "it became shorter while it was read")
+                raise unreadable(path, "it became shorter while it was read")
             left -= len(data)
             yield data
         if file.read(1):
-            raise _unreadable(path, "it became longer while it was read")
+            raise unreadable(path, "it became longer while it was read")
     yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
@@ -154,7 +163,8 @@ async def without_blocking(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _unreadable(path: str, why: str) -> FailedPrecondition:
+def unreadable(path: str, why: str) -> FailedPrecondition:
+    """The error for a file that can't be sent."""
     return FailedPrecondition(
         f"can't read {path} of the build context: {why}",
         reason="CONTEXT_UNREADABLE",

@@ -210,9 +210,10 @@ class Fleet:
         from shoalctl.flags.dockerfile import from_directory
         from shoalctl.fleet.building import Build
         from shoalctl.fleet.context import BuildContext
+        from shoalctl.fleet.manifest import SharedManifest
 
         source = from_directory(str(directory), str(dockerfile or ""))
-        context = BuildContext.at(directory, source.path)
+        context = SharedManifest(BuildContext.at(directory, source.path))
         start = image_pb2.ImageServiceBuildRequest.Start(
             request_id=new_request_id(),
             dockerfile=source.text,
@@ -225,7 +226,7 @@ class Fleet:
         )
 
         async def one(host: HostClient) -> image_pb2.Image:
-            build = Build(host, start, context.chunks)
+            build = Build(host, start, context)
             async for event in build.events():
                 if report is not None:
                     report(host.name, event)

@@ -28,7 +28,7 @@ _SETTLED_S = 2.0
 """A file that was changed in the last moments may change again without its times telling."""
 _MAX_CACHED = 50_000
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
+READ = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class HashCache:
         key = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
         if self._known is None:
             self._known = self._load()
-        digest = self._known.get(key) or _hashed(path, found)
+        digest = self._known.get(key) or hashed(path, found)
         if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED_S:
             self._used[key] = self._known[key] = digest
         return digest
@@ -104,7 +104,7 @@ class LocalTree:
         except FileNotFoundError as error:
             if not self.path.exists():
                 raise missing(str(self.path)) from error
-            raise _changed(str(error.filename)) from error
+            raise changed(str(error.filename)) from error
         except OSError as error:
             raise FailedPrecondition(
                 f"can't read {error.filename}: {error.strerror}", reason="FILES_UNREADABLE"
@@ -171,9 +171,9 @@ class LocalTree:
         """The bytes of a file, as they are now (blocking). Raises FailedPrecondition (FILES_CHANGED)."""
         path = self.path / entry.path if entry.path else Path(os.path.realpath(self.path))
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(path, READ)
         except OSError as error:
-            raise _changed(str(path)) from error
+            raise changed(str(path)) from error
         with open(fd, "rb", buffering=0) as file:
             left = entry.size
             while left and (chunk := file.read(min(left, _CHUNK // 2))):
@@ -199,8 +199,9 @@ def missing(path: str) -> NotFound:
     )
 
 
-def _hashed(path: Path, found: os.stat_result) -> str:
-    fd = os.open(path, _READ)
+def hashed(path: Path, found: os.stat_result) -> str:
+    """The digest of a file that is as `found`. Raises OSError, FailedPrecondition (FILES_CHANGED)."""
+    fd = os.open(path, READ)
     with open(fd, "rb", buffering=0) as file:
         before = os.fstat(fd)
         hashed = hashlib.sha256()
@@ -209,11 +210,12 @@ def _hashed(path: Path, found: os.stat_result) -> str:
         after = os.fstat(fd)
     seen = {(each.st_ino, each.st_size, each.st_mtime_ns) for each in (found, before, after)}
     if len(seen) != 1:
-        raise _changed(str(path))
+        raise changed(str(path))
     return f"sha256:{hashed.hexdigest()}"
 
 
-def _changed(path: str) -> FailedPrecondition:
+def changed(path: str) -> FailedPrecondition:
+    """The error for a file that is not what it was."""
     return FailedPrecondition(f"{path} changes while it is read", reason="FILES_CHANGED", hint="try again")
 
 

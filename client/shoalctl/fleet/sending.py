@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
 from shoal.errors import DataLoss, FailedPrecondition
 from shoalctl.connect.ending import Ending
 from shoalctl.connect.failure import LinkLost
-from shoalctl.fleet.localtree import LocalEntry, LocalTree
+from shoalctl.fleet.localtree import READ, LocalEntry, LocalTree, changed
 
 if TYPE_CHECKING:
     from shoal.v1 import file_pb2
     from shoalctl.fleet.host import HostClient
+    from shoalctl.fleet.manifest import Content, Manifest
 
 CALL_TIMEOUT = 120.0
 _ATTEMPTS = 5  # how often files that change, or a transfer that breaks off, are begun again
 _AT_ONCE = 10_000
+_STREAMS = 3
+_SMALL, _BATCH, _OVERHEAD, _CHUNK = 256 << 10, 512 << 10, 80, 512 << 10  # bytes
 
 
 async def send_tree(host: HostClient, tree: LocalTree) -> str:
@@ -45,6 +50,43 @@ async def send_tree(host: HostClient, tree: LocalTree) -> str:
             if error.reason not in ("BLOB_MISSING", "FILES_CHANGED"):
                 raise
     raise FailedPrecondition(f"{tree.path} changes all the time while it is sent", reason="FILES_CHANGED")
+
+
+async def send_context(
+    host: HostClient, manifest: Manifest, sent: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Let the host have what it lacks of a build's context; `sent` is told bytes and their sum as they go.
+
+    Raises DataLoss (DIGEST_MISMATCH), FailedPrecondition (FILES_CHANGED) for files that changed since then.
+    """
+    from shoal.v1 import file_pb2
+
+    request = file_pb2.FileServicePrepareContextRequest(digest=manifest.digest)
+    try:
+        answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
+    except FailedPrecondition as error:
+        if error.reason != "CONTEXT_MISSING":
+            raise
+        await _put(host, [Blob(manifest.digest, len(manifest.data), lambda: iter(_pieces(manifest.data)))])
+        answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
+    lacking = [(digest, manifest.contents[digest]) for digest in answer.missing]
+    total = sum(content.size for _, content in lacking)
+    done = 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        sent(done, total)
+
+    blobs = [Blob(digest, content.size, partial(_read, content)) for digest, content in lacking]
+    parts = [blobs[number::_STREAMS] for number in range(_STREAMS)]
+    tasks = [asyncio.create_task(_put(host, part, count)) for part in parts if part]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def put_secret(host: HostClient, value: bytes, mode: int, *, container: str = "", target: str = "") -> str:
@@ -81,10 +123,19 @@ async def _send_missing(host: HostClient, tree: LocalTree) -> None:
     for start in range(0, len(digests), _AT_ONCE):
         request = file_pb2.FileServiceMissingRequest(digests=digests[start : start + _AT_ONCE])
         lacking += (await host.link.unary(_files("Missing"), request, timeout=CALL_TIMEOUT)).digests
-    await _put(host, tree, [blobs[digest] for digest in lacking])
+    await _put(host, [Blob(digest, blobs[digest].size, partial(tree.read, blobs[digest])) for digest in lacking])
 
 
-async def _put(host: HostClient, tree: LocalTree, entries: Sequence[LocalEntry]) -> None:
+class Blob(NamedTuple):
+    """A content to send; `chunks` gives its bytes (blocking)."""
+
+    digest: str
+    size: int
+    chunks: Callable[[], Iterator[bytes]]
+
+
+async def _put(host: HostClient, blobs: Sequence[Blob], sent: Callable[[int], None] = lambda size: None) -> None:
+    """Small ones together, large ones in pieces."""
     from shoal.v1 import file_pb2, file_pb2_grpc
 
     message = file_pb2.FileServicePutRequest
@@ -92,11 +143,16 @@ async def _put(host: HostClient, tree: LocalTree, entries: Sequence[LocalEntry])
     call = file_pb2_grpc.FileServiceStub(channel).Put()
     ending = Ending(call)
     try:
-        for entry in entries:
-            await call.write(message(begin=message.Begin(digest=entry.digest, size_bytes=entry.size)))
-            chunks = tree.read(entry)
-            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-                await call.write(message(chunk=chunk))
+        async for batch in _batches(blob for blob in blobs if blob.size <= _SMALL):
+            await call.write(message(batch=message.Batch(blobs=batch)))
+            sent(sum(len(blob.content) for blob in batch))
+        for blob in blobs:
+            if blob.size > _SMALL:
+                await call.write(message(begin=message.Begin(digest=blob.digest, size_bytes=blob.size)))
+                chunks = blob.chunks()
+                while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                    await call.write(message(chunk=chunk))
+                    sent(len(chunk))
         await call.done_writing()
         await call
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
@@ -104,6 +160,41 @@ async def _put(host: HostClient, tree: LocalTree, entries: Sequence[LocalEntry])
     finally:
         call.cancel()
     host.link.answered()
+
+
+async def _batches(blobs: Iterable[Blob]) -> AsyncIterator[list[file_pb2.FileServicePutRequest.Blob]]:
+    """Each of about half a MiB, read in a thread."""
+    pending = iter(blobs)
+    while batch := await asyncio.to_thread(_batch, pending):
+        yield batch
+
+
+def _batch(blobs: Iterator[Blob]) -> list[file_pb2.FileServicePutRequest.Blob]:
+    from shoal.v1 import file_pb2
+
+    batch: list[file_pb2.FileServicePutRequest.Blob] = []
+    size = 0
+    while size < _BATCH and (blob := next(blobs, None)) is not None:
+        batch.append(file_pb2.FileServicePutRequest.Blob(digest=blob.digest, content=b"".join(blob.chunks())))
+        size += blob.size + _OVERHEAD
+    return batch
+
+
+def _read(content: Content) -> Iterator[bytes]:
+    """The bytes of a file, as many as were found (blocking). Raises FailedPrecondition (FILES_CHANGED)."""
+    try:
+        fd = os.open(content.path, READ)
+    except OSError as error:
+        raise changed(content.path) from error
+    with open(fd, "rb", buffering=0) as file:
+        left = content.size
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            left -= len(chunk)
+            yield chunk
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    return [data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK)]
 
 
 def _message(entry: LocalEntry) -> file_pb2.FileServiceAssembleRequest.Entry:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from shoalctl.render import console
 from shoalctl.render.build_log import Step, printable_output
 from shoalctl.render.human import cut, size
-from shoalctl.render.progress import PHASES, short
+from shoalctl.render.progress import DONE, PHASES, short
 
 _TAIL = 6
 _FRAME = 0.08  # s between two drawings
@@ -64,7 +64,7 @@ class BuildBoard:
     def progress(self, host: str, part: str, phase: int, done: int, total: int) -> None:
         """See BuildView."""
         self._parts[host, part] = (phase, done, total)
-        if phase >= 5:
+        if phase in DONE:
             del self._parts[host, part]
         if clock.monotonic() - self._last >= _FRAME:
             self._draw()

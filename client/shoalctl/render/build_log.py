@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from shoalctl.render import console
 from shoalctl.render.human import size
-from shoalctl.render.progress import PHASES, short
+from shoalctl.render.progress import PHASES, SENDING, short
 
 
 @dataclass(slots=True)
@@ -90,7 +90,8 @@ class PlainBuild:
         """See BuildView."""
         if self._phases.get((host, part)) != phase and phase != 1:
             self._phases[host, part] = phase
-            self._line(host, f"{short(part)}: {PHASES[phase]}{f' ({size(total)})' if total and phase == 2 else ''}")
+            amount = f" ({size(total)})" if total and phase in (2, SENDING) else ""
+            self._line(host, f"{short(part)}: {PHASES[phase]}{amount}")
 
     def close(self) -> None:
         """See BuildView."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from shoalctl.render import console
 from shoalctl.render.human import cut, size
 
-PHASES = ("", "Waiting", "Downloading", "Extracting", "Pushing", "Complete", "Already exists")
-"""Words of the phases, by their number in the API."""
-_DONE = (5, 6)
+PHASES = ("", "Waiting", "Downloading", "Extracting", "Pushing", "Complete", "Already exists", "Sending")
+"""Words of the phases, by their number in the API; the last is the client's own."""
+DONE = (5, 6)
+SENDING = 7
 _FRAME = 0.08  # s between two drawings
 _BAR = 20
 
@@ -74,13 +75,13 @@ class ProgressBoard:
         room = max(console.height() - 2, 4)
         if len(lines) <= room:
             return lines
-        active = [key for key, state in self._parts.items() if state.phase not in _DONE]
+        active = [key for key, state in self._parts.items() if state.phase not in DONE]
         done = len(self._parts) - len(active)
         shown = [cut(self._live(*key, self._parts[key]), width) for key in active[: room - 1]]
         return [f"{done} of {len(self._parts)} parts complete", *shown]
 
     def _live(self, host: str, part: str, state: _Part) -> str:
-        if state.phase in _DONE or not state.total:
+        if state.phase in DONE or not state.total:
             return f"{self._mark(host)}{short(part)}: {PHASES[state.phase]}"
         filled = min(_BAR, _BAR * state.done // state.total)
         bar = "=" * filled + ">" * (filled < _BAR) + " " * (_BAR - filled - 1)

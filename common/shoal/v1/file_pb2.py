@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13shoal/v1/file.proto\x12\x08shoal.v1\",\n\x19\x46ileServiceMissingRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"-\n\x1a\x46ileServiceMissingResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\x98\x01\n\x15\x46ileServicePutRequest\x12\x36\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32%.shoal.v1.FileServicePutRequest.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x1a+\n\x05\x42\x65gin\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x42\t\n\x07message\"\x18\n\x16\x46ileServicePutResponse\"\x94\x02\n\x1a\x46ileServiceAssembleRequest\x12;\n\x07\x65ntries\x18\x01 \x03(\x0b\x32*.shoal.v1.FileServiceAssembleRequest.Entry\x1a\xb8\x01\n\x05\x45ntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x04\x62lob\x18\x02 \x01(\tH\x00\x12I\n\tdirectory\x18\x03 \x01(\x0b\x32\x34.shoal.v1.FileServiceAssembleRequest.Entry.DirectoryH\x00\x12\x0e\n\x04link\x18\x04 \x01(\tH\x00\x12\x0c\n\x04mode\x18\x05 \x01(\r\x12\x13\n\x0bmodified_ns\x18\x06 \x01(\x03\x1a\x0b\n\tDirectoryB\x06\n\x04kind\"-\n\x1b\x46ileServiceAssembleResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"I\n\x19\x46ileServiceReplaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x1c\n\x1a\x46ileServiceReplaceResponse\"]\n\x1b\x46ileServicePutSecretRequest\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x11\n\tcontainer\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\".\n\x1c\x46ileServicePutSecretResponse\x12\x0e\n\x06handle\x18\x01 \x01(\t2\xba\x03\n\x0b\x46ileService\x12T\n\x07Missing\x12#.shoal.v1.FileServiceMissingRequest\x1a$.shoal.v1.FileServiceMissingResponse\x12J\n\x03Put\x12\x1f.shoal.v1.FileServicePutRequest\x1a .shoal.v1.FileServicePutResponse(\x01\x12W\n\x08\x41ssemble\x12$.shoal.v1.FileServiceAssembleRequest\x1a%.shoal.v1.FileServiceAssembleResponse\x12T\n\x07Replace\x12#.shoal.v1.FileServiceReplaceRequest\x1a$.shoal.v1.FileServiceReplaceResponse\x12Z\n\tPutSecret\x12%.shoal.v1.FileServicePutSecretRequest\x1a&.shoal.v1.FileServicePutSecretResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13shoal/v1/file.proto\x12\x08shoal.v1\",\n\x19\x46ileServiceMissingRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"-\n\x1a\x46ileServiceMissingResponse\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"\xb7\x02\n\x15\x46ileServicePutRequest\x12\x36\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32%.shoal.v1.FileServicePutRequest.BeginH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x36\n\x05\x62\x61tch\x18\x03 \x01(\x0b\x32%.shoal.v1.FileServicePutRequest.BatchH\x00\x1a<\n\x05\x42\x61tch\x12\x33\n\x05\x62lobs\x18\x01 \x03(\x0b\x32$.shoal.v1.FileServicePutRequest.Blob\x1a\'\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x1a+\n\x05\x42\x65gin\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x42\t\n\x07message\"\x18\n\x16\x46ileServicePutResponse\"\x94\x02\n\x1a\x46ileServiceAssembleRequest\x12;\n\x07\x65ntries\x18\x01 \x03(\x0b\x32*.shoal.v1.FileServiceAssembleRequest.Entry\x1a\xb8\x01\n\x05\x45ntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x04\x62lob\x18\x02 \x01(\tH\x00\x12I\n\tdirectory\x18\x03 \x01(\x0b\x32\x34.shoal.v1.FileServiceAssembleRequest.Entry.DirectoryH\x00\x12\x0e\n\x04link\x18\x04 \x01(\tH\x00\x12\x0c\n\x04mode\x18\x05 \x01(\r\x12\x13\n\x0bmodified_ns\x18\x06 \x01(\x03\x1a\x0b\n\tDirectoryB\x06\n\x04kind\"-\n\x1b\x46ileServiceAssembleResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"2\n FileServicePrepareContextRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"4\n!FileServicePrepareContextResponse\x12\x0f\n\x07missing\x18\x01 \x03(\t\"I\n\x19\x46ileServiceReplaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"\x1c\n\x1a\x46ileServiceReplaceResponse\"]\n\x1b\x46ileServicePutSecretRequest\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x11\n\tcontainer\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\".\n\x1c\x46ileServicePutSecretResponse\x12\x0e\n\x06handle\x18\x01 \x01(\t2\xa5\x04\n\x0b\x46ileService\x12T\n\x07Missing\x12#.shoal.v1.FileServiceMissingRequest\x1a$.shoal.v1.FileServiceMissingResponse\x12J\n\x03Put\x12\x1f.shoal.v1.FileServicePutRequest\x1a .shoal.v1.FileServicePutResponse(\x01\x12W\n\x08\x41ssemble\x12$.shoal.v1.FileServiceAssembleRequest\x1a%.shoal.v1.FileServiceAssembleResponse\x12i\n\x0ePrepareContext\x12*.shoal.v1.FileServicePrepareContextRequest\x1a+.shoal.v1.FileServicePrepareContextResponse\x12T\n\x07Replace\x12#.shoal.v1.FileServiceReplaceRequest\x1a$.shoal.v1.FileServiceReplaceResponse\x12Z\n\tPutSecret\x12%.shoal.v1.FileServicePutSecretRequest\x1a&.shoal.v1.FileServicePutSecretResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILESERVICEMISSINGRESPONSE']._serialized_start=79
   _globals['_FILESERVICEMISSINGRESPONSE']._serialized_end=124
   _globals['_FILESERVICEPUTREQUEST']._serialized_start=127
-  _globals['_FILESERVICEPUTREQUEST']._serialized_end=279
-  _globals['_FILESERVICEPUTREQUEST_BEGIN']._serialized_start=225
-  _globals['_FILESERVICEPUTREQUEST_BEGIN']._serialized_end=268
-  _globals['_FILESERVICEPUTRESPONSE']._serialized_start=281
-  _globals['_FILESERVICEPUTRESPONSE']._serialized_end=305
-  _globals['_FILESERVICEASSEMBLEREQUEST']._serialized_start=308
-  _globals['_FILESERVICEASSEMBLEREQUEST']._serialized_end=584
-  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY']._serialized_start=400
-  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY']._serialized_end=584
-  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY_DIRECTORY']._serialized_start=565
-  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY_DIRECTORY']._serialized_end=576
-  _globals['_FILESERVICEASSEMBLERESPONSE']._serialized_start=586
-  _globals['_FILESERVICEASSEMBLERESPONSE']._serialized_end=631
-  _globals['_FILESERVICEREPLACEREQUEST']._serialized_start=633
-  _globals['_FILESERVICEREPLACEREQUEST']._serialized_end=706
-  _globals['_FILESERVICEREPLACERESPONSE']._serialized_start=708
-  _globals['_FILESERVICEREPLACERESPONSE']._serialized_end=736
-  _globals['_FILESERVICEPUTSECRETREQUEST']._serialized_start=738
-  _globals['_FILESERVICEPUTSECRETREQUEST']._serialized_end=831
-  _globals['_FILESERVICEPUTSECRETRESPONSE']._serialized_start=833
-  _globals['_FILESERVICEPUTSECRETRESPONSE']._serialized_end=879
-  _globals['_FILESERVICE']._serialized_start=882
-  _globals['_FILESERVICE']._serialized_end=1324
+  _globals['_FILESERVICEPUTREQUEST']._serialized_end=438
+  _globals['_FILESERVICEPUTREQUEST_BATCH']._serialized_start=281
+  _globals['_FILESERVICEPUTREQUEST_BATCH']._serialized_end=341
+  _globals['_FILESERVICEPUTREQUEST_BLOB']._serialized_start=343
+  _globals['_FILESERVICEPUTREQUEST_BLOB']._serialized_end=382
+  _globals['_FILESERVICEPUTREQUEST_BEGIN']._serialized_start=384
+  _globals['_FILESERVICEPUTREQUEST_BEGIN']._serialized_end=427
+  _globals['_FILESERVICEPUTRESPONSE']._serialized_start=440
+  _globals['_FILESERVICEPUTRESPONSE']._serialized_end=464
+  _globals['_FILESERVICEASSEMBLEREQUEST']._serialized_start=467
+  _globals['_FILESERVICEASSEMBLEREQUEST']._serialized_end=743
+  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY']._serialized_start=559
+  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY']._serialized_end=743
+  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY_DIRECTORY']._serialized_start=724
+  _globals['_FILESERVICEASSEMBLEREQUEST_ENTRY_DIRECTORY']._serialized_end=735
+  _globals['_FILESERVICEASSEMBLERESPONSE']._serialized_start=745
+  _globals['_FILESERVICEASSEMBLERESPONSE']._serialized_end=790
+  _globals['_FILESERVICEPREPARECONTEXTREQUEST']._serialized_start=792
+  _globals['_FILESERVICEPREPARECONTEXTREQUEST']._serialized_end=842
+  _globals['_FILESERVICEPREPARECONTEXTRESPONSE']._serialized_start=844
+  _globals['_FILESERVICEPREPARECONTEXTRESPONSE']._serialized_end=896
+  _globals['_FILESERVICEREPLACEREQUEST']._serialized_start=898
+  _globals['_FILESERVICEREPLACEREQUEST']._serialized_end=971
+  _globals['_FILESERVICEREPLACERESPONSE']._serialized_start=973
+  _globals['_FILESERVICEREPLACERESPONSE']._serialized_end=1001
+  _globals['_FILESERVICEPUTSECRETREQUEST']._serialized_start=1003
+  _globals['_FILESERVICEPUTSECRETREQUEST']._serialized_end=1096
+  _globals['_FILESERVICEPUTSECRETRESPONSE']._serialized_start=1098
+  _globals['_FILESERVICEPUTSECRETRESPONSE']._serialized_end=1144
+  _globals['_FILESERVICE']._serialized_start=1147
+  _globals['_FILESERVICE']._serialized_end=1696
 # @@protoc_insertion_point(module_scope)

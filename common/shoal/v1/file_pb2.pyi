@@ -65,6 +65,44 @@ class FileServicePutRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Batch(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BLOBS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileServicePutRequest.Blob]: ...
+        def __init__(
+            self,
+            *,
+            blobs: _abc.Iterable[Global___FileServicePutRequest.Blob] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Blob(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DIGEST_FIELD_NUMBER: _builtins.int
+        CONTENT_FIELD_NUMBER: _builtins.int
+        digest: _builtins.str
+        content: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            digest: _builtins.str = ...,
+            content: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "digest", b"digest"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Begin(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -86,21 +124,27 @@ class FileServicePutRequest(_message.Message):
 
     BEGIN_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """Up to 1 MiB."""
     @_builtins.property
     def begin(self) -> Global___FileServicePutRequest.Begin: ...
+    @_builtins.property
+    def batch(self) -> Global___FileServicePutRequest.Batch:
+        """Up to 1 MiB of content."""
+
     def __init__(
         self,
         *,
         begin: Global___FileServicePutRequest.Begin | None = ...,
         chunk: _builtins.bytes = ...,
+        batch: Global___FileServicePutRequest.Batch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "chunk", b"chunk", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "begin", b"begin", "chunk", b"chunk", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "chunk", b"chunk", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "begin", b"begin", "chunk", b"chunk", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["begin", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["begin", "chunk", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -213,6 +257,48 @@ class FileServiceAssembleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileServiceAssembleResponse: _TypeAlias = FileServiceAssembleResponse  # noqa: Y015
+
+@_typing.final
+class FileServicePrepareContextRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Of the manifest: its SHA-256, "sha256:<hex>"."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileServicePrepareContextRequest: _TypeAlias = FileServicePrepareContextRequest  # noqa: Y015
+
+@_typing.final
+class FileServicePrepareContextResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MISSING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of files' contents, to be sent with Put."""
+
+    def __init__(
+        self,
+        *,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileServicePrepareContextResponse: _TypeAlias = FileServicePrepareContextResponse  # noqa: Y015
 
 @_typing.final
 class FileServiceReplaceRequest(_message.Message):

@@ -49,6 +49,11 @@ class FileServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.FromString,
                 _registered_method=True)
+        self.PrepareContext = channel.unary_unary(
+                '/shoal.v1.FileService/PrepareContext',
+                request_serializer=shoal_dot_v1_dot_file__pb2.FileServicePrepareContextRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_file__pb2.FileServicePrepareContextResponse.FromString,
+                _registered_method=True)
         self.Replace = channel.unary_unary(
                 '/shoal.v1.FileService/Replace',
                 request_serializer=shoal_dot_v1_dot_file__pb2.FileServiceReplaceRequest.SerializeToString,
@@ -73,8 +78,9 @@ class FileServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request_iterator, context):
-        """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
-        DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
+        """Put stores blobs. The client's stream: for each blob `begin`, then its bytes; or several small ones in one `batch`. A blob
+        whose bytes do not have its digest is DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent.
+        Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +90,15 @@ class FileServiceServicer(object):
         """Assemble makes a tree of blobs and returns its digest, which Mount.content_digest takes. Idempotent.
         FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
         hour. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrepareContext(self, request, context):
+        """PrepareContext tells which blobs the host lacks for a build's context whose manifest was sent with Put. What it needs not
+        is kept for an hour; the context is made when a build begins with it. FAILED_PRECONDITION, reason CONTEXT_MISSING: the
+        manifest is not here; INVALID_ARGUMENT, reason INVALID_MANIFEST. Read-only. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +138,11 @@ def add_FileServiceServicer_to_server(servicer, server):
                     servicer.Assemble,
                     request_deserializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.SerializeToString,
+            ),
+            'PrepareContext': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrepareContext,
+                    request_deserializer=shoal_dot_v1_dot_file__pb2.FileServicePrepareContextRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_file__pb2.FileServicePrepareContextResponse.SerializeToString,
             ),
             'Replace': grpc.unary_unary_rpc_method_handler(
                     servicer.Replace,
@@ -216,6 +236,33 @@ class FileService(object):
             '/shoal.v1.FileService/Assemble',
             shoal_dot_v1_dot_file__pb2.FileServiceAssembleRequest.SerializeToString,
             shoal_dot_v1_dot_file__pb2.FileServiceAssembleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrepareContext(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.FileService/PrepareContext',
+            shoal_dot_v1_dot_file__pb2.FileServicePrepareContextRequest.SerializeToString,
+            shoal_dot_v1_dot_file__pb2.FileServicePrepareContextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,13 +36,19 @@ class FileServiceStub:
     Roles: admin, operator.
     """
     Put: _grpc.StreamUnaryMultiCallable[_file_pb2.FileServicePutRequest, _file_pb2.FileServicePutResponse]
-    """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
-    DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
+    """Put stores blobs. The client's stream: for each blob `begin`, then its bytes; or several small ones in one `batch`. A blob
+    whose bytes do not have its digest is DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent.
+    Roles: admin, operator.
     """
     Assemble: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServiceAssembleRequest, _file_pb2.FileServiceAssembleResponse]
     """Assemble makes a tree of blobs and returns its digest, which Mount.content_digest takes. Idempotent.
     FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
     hour. Roles: admin, operator.
+    """
+    PrepareContext: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServicePrepareContextRequest, _file_pb2.FileServicePrepareContextResponse]
+    """PrepareContext tells which blobs the host lacks for a build's context whose manifest was sent with Put. What it needs not
+    is kept for an hour; the context is made when a build begins with it. FAILED_PRECONDITION, reason CONTEXT_MISSING: the
+    manifest is not here; INVALID_ARGUMENT, reason INVALID_MANIFEST. Read-only. Roles: admin, operator.
     """
     Replace: _grpc.UnaryUnaryMultiCallable[_file_pb2.FileServiceReplaceRequest, _file_pb2.FileServiceReplaceResponse]
     """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
@@ -62,13 +68,19 @@ class FileServiceAsyncStub(FileServiceStub):
     Roles: admin, operator.
     """
     Put: _aio.StreamUnaryMultiCallable[_file_pb2.FileServicePutRequest, _file_pb2.FileServicePutResponse]  # type: ignore[assignment]
-    """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
-    DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
+    """Put stores blobs. The client's stream: for each blob `begin`, then its bytes; or several small ones in one `batch`. A blob
+    whose bytes do not have its digest is DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent.
+    Roles: admin, operator.
     """
     Assemble: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServiceAssembleRequest, _file_pb2.FileServiceAssembleResponse]  # type: ignore[assignment]
     """Assemble makes a tree of blobs and returns its digest, which Mount.content_digest takes. Idempotent.
     FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
     hour. Roles: admin, operator.
+    """
+    PrepareContext: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServicePrepareContextRequest, _file_pb2.FileServicePrepareContextResponse]  # type: ignore[assignment]
+    """PrepareContext tells which blobs the host lacks for a build's context whose manifest was sent with Put. What it needs not
+    is kept for an hour; the context is made when a build begins with it. FAILED_PRECONDITION, reason CONTEXT_MISSING: the
+    manifest is not here; INVALID_ARGUMENT, reason INVALID_MANIFEST. Read-only. Roles: admin, operator.
     """
     Replace: _aio.UnaryUnaryMultiCallable[_file_pb2.FileServiceReplaceRequest, _file_pb2.FileServiceReplaceResponse]  # type: ignore[assignment]
     """Replace gives a container another tree at one of its CONTENT mounts: in a running container the mount is switched in
@@ -97,8 +109,9 @@ class FileServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_file_pb2.FileServicePutRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_file_pb2.FileServicePutResponse, _abc.Awaitable[_file_pb2.FileServicePutResponse]]:
-        """Put stores blobs. The client's stream: for each blob `begin`, then its bytes. A blob whose bytes do not have its digest is
-        DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent. Roles: admin, operator.
+        """Put stores blobs. The client's stream: for each blob `begin`, then its bytes; or several small ones in one `batch`. A blob
+        whose bytes do not have its digest is DATA_LOSS, reason DIGEST_MISMATCH; those before it are kept. Idempotent.
+        Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod
@@ -110,6 +123,17 @@ class FileServiceServicer(metaclass=_abc_1.ABCMeta):
         """Assemble makes a tree of blobs and returns its digest, which Mount.content_digest takes. Idempotent.
         FAILED_PRECONDITION, reason BLOB_MISSING, names what must be sent first. Kept while a container uses it, and for an
         hour. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def PrepareContext(
+        self,
+        request: _file_pb2.FileServicePrepareContextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_file_pb2.FileServicePrepareContextResponse, _abc.Awaitable[_file_pb2.FileServicePrepareContextResponse]]:
+        """PrepareContext tells which blobs the host lacks for a build's context whose manifest was sent with Put. What it needs not
+        is kept for an hour; the context is made when a build begins with it. FAILED_PRECONDITION, reason CONTEXT_MISSING: the
+        manifest is not here; INVALID_ARGUMENT, reason INVALID_MANIFEST. Read-only. Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

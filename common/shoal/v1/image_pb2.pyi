@@ -399,6 +399,26 @@ class ImageServiceBuildRequest(_message.Message):
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+        @_typing.final
+        class ContextManifestsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
         REQUEST_ID_FIELD_NUMBER: _builtins.int
         DOCKERFILE_FIELD_NUMBER: _builtins.int
         DOCKERFILE_NAME_FIELD_NUMBER: _builtins.int
@@ -415,6 +435,7 @@ class ImageServiceBuildRequest(_message.Message):
         CONTEXTS_FIELD_NUMBER: _builtins.int
         EXTRA_HOSTS_FIELD_NUMBER: _builtins.int
         SSH_FIELD_NUMBER: _builtins.int
+        CONTEXT_MANIFESTS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -458,6 +479,17 @@ class ImageServiceBuildRequest(_message.Message):
         def ssh(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """Agents of RUN --mount=type=ssh by id ("default" without one): the handle of a ForwardAgent call, random."""
 
+        @_builtins.property
+        def context_manifests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Contexts by manifest: the digest of the manifest by the name of the context ("" for the main one). Nothing is sent of
+            these in this stream. A manifest is the context's files without contents, in the format of mtree(5) with one path a
+            line: "#mtree", then "./PATH type=dir|file|link mode=0644 time=SECONDS.0" and, for files, "size=BYTES
+            sha256digest=HEX" (and "inode=N" for one with several names), for links "link=TARGET"; directories before what is in
+            them, bytes other than printable ASCII, space, # and \\ as \\OOO. FAILED_PRECONDITION, reason CONTEXT_MISSING: send the
+            manifest with FileService.Put, then what FileService.PrepareContext names, and begin again. A context that was built
+            with is kept for a week.
+            """
+
         def __init__(
             self,
             *,
@@ -477,10 +509,11 @@ class ImageServiceBuildRequest(_message.Message):
             contexts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             extra_hosts: _abc.Iterable[_builtins.str] | None = ...,
             ssh: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            context_manifests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -990,6 +1023,8 @@ class BuildCacheRecord(_message.Message):
         """The result of a step."""
         KIND_MOUNT: BuildCacheRecord._Kind.ValueType  # 2
         """A directory of RUN --mount=type=cache."""
+        KIND_CONTEXT: BuildCacheRecord._Kind.ValueType  # 3
+        """Files of a context; the id is the digest of its manifest."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: BuildCacheRecord.Kind.ValueType  # 0
@@ -997,6 +1032,8 @@ class BuildCacheRecord(_message.Message):
     """The result of a step."""
     KIND_MOUNT: BuildCacheRecord.Kind.ValueType  # 2
     """A directory of RUN --mount=type=cache."""
+    KIND_CONTEXT: BuildCacheRecord.Kind.ValueType  # 3
+    """Files of a context; the id is the digest of its manifest."""
 
     ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int

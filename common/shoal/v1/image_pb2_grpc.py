@@ -128,7 +128,7 @@ class ImageServiceServicer(object):
     def Build(self, request_iterator, context):
         """Build makes an image from a Dockerfile and a context.
         Roles: admin, operator. The client's stream: `start` first and once; then `context_chunk` messages with the bytes of a tar
-        archive (uncompressed) that holds the context, in order; then half-close. The server's stream: `started` once, then
+        archive (uncompressed) that holds the context, in order (none for a context by manifest); then half-close. The server's stream: `started` once, then
         events; the last message is `image`. Every event carries a cursor.
         A disconnect before the context is complete ends the build (CANCELLED). After that the build goes on: follow it with
         FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from shoal.errors import Cancelled, InvalidArgument
 from shoal.v1 import image_pb2 as pb
 from shoald.api.checks import invalid
 from shoald.api.streams import Context
+from shoald.model.build import BuildRequest
 
 _MAX_CHUNK_BYTES = 1 << 20
 _TAR_END = bytes(1024)
@@ -15,24 +16,25 @@ _TAR_END = bytes(1024)
 
 
 async def sent_contexts(
-    requests: AsyncIterator[pb.ImageServiceBuildRequest], named: Mapping[str, str], context: Context
+    requests: AsyncIterator[pb.ImageServiceBuildRequest], request: BuildRequest, context: Context
 ) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-    """Name ("" is the main context) and bytes of each, which have to be read before the next.
+    """Name ("" is the main context) and bytes of each that is sent as an archive, to be read before the next.
 
-    `named`: those that the build has; an empty value is one that is sent. Raises InvalidArgument (INVALID_FIELD),
-    Cancelled (CONTEXT_TRUNCATED).
+    Raises InvalidArgument (INVALID_FIELD), Cancelled (CONTEXT_TRUNCATED).
     """
-    awaited = {name for name, image in named.items() if not image}
+    awaited = {name for name, image in {"": "", **request.contexts}.items() if not image} - request.manifests.keys()
     stream = _Stream(requests, context)
     name: str | None = ""
-    while name is not None:
-        yield name, stream.chunks()
+    if "" not in awaited:
+        async for _ in stream.chunks():
+            raise invalid("message", "nothing is sent of a context by manifest")
         name = stream.following
-        if name is None:
-            break
+    while name is not None:
         if name not in awaited:
             raise invalid("context_name", f"{name[:80]!r} is not a context of this build, or was sent already")
         awaited.discard(name)
+        yield name, stream.chunks()
+        name = stream.following
     if awaited:
         raise _truncated()
 

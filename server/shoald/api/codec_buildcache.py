@@ -7,7 +7,11 @@ from shoald.api.checks import invalid
 from shoald.api.codec_common import datetime_of, timestamp
 from shoald.model.buildcache import CacheKind, CachePrune, CacheRecord
 
-_KINDS = {CacheKind.LAYER: pb.BuildCacheRecord.KIND_LAYER, CacheKind.MOUNT: pb.BuildCacheRecord.KIND_MOUNT}
+_KINDS = {
+    CacheKind.LAYER: pb.BuildCacheRecord.KIND_LAYER,
+    CacheKind.MOUNT: pb.BuildCacheRecord.KIND_MOUNT,
+    CacheKind.CONTEXT: pb.BuildCacheRecord.KIND_CONTEXT,
+}
 
 
 def cache_record(value: CacheRecord) -> pb.BuildCacheRecord:

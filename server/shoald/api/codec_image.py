@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from shoal.digest import Digest
 from shoal.reference import Reference
 from shoal.v1 import image_pb2 as pb
 from shoald.api.checks import invalid, required
@@ -133,7 +134,15 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         extra_hosts=tuple(start.extra_hosts),
         ssh={name: required("ssh", handle) for name, handle in start.ssh.items()},
         contexts={name: _image_of(name, value) for name, value in start.contexts.items()},
+        manifests=_manifests(start),
     )
+
+
+def _manifests(start: pb.ImageServiceBuildRequest.Start) -> dict[str, str]:
+    for name in start.context_manifests:
+        if name and start.contexts.get(name) != "":
+            raise invalid("context_manifests", f"{name[:80]!r} is not a context that is sent")
+    return {name: str(Digest.parse(digest)) for name, digest in start.context_manifests.items()}
 
 
 def _image_of(name: str, value: str) -> str:

@@ -29,6 +29,9 @@ class FileService(file_pb2_grpc.FileServiceServicer):
     ) -> pb.FileServicePutResponse:
         blobs = _Blobs(requests)
         while (begin := await blobs.begin()) is not None:
+            if isinstance(begin, pb.FileServicePutRequest.Batch):
+                await self._engine.files.put_all([(blob.digest, blob.content) for blob in begin.blobs])
+                continue
             await self._engine.files.put(required("begin.digest", begin.digest), begin.size_bytes, blobs.chunks())
         return pb.FileServicePutResponse()
 
@@ -37,6 +40,12 @@ class FileService(file_pb2_grpc.FileServiceServicer):
     ) -> pb.FileServiceAssembleResponse:
         entries = [_entry(each) for each in request.entries]
         return pb.FileServiceAssembleResponse(digest=await self._engine.files.assemble(entries))
+
+    async def PrepareContext(
+        self, request: pb.FileServicePrepareContextRequest, context: Context
+    ) -> pb.FileServicePrepareContextResponse:
+        missing = await self._engine.files.prepare_context(required("digest", request.digest))
+        return pb.FileServicePrepareContextResponse(missing=missing)
 
     async def Replace(self, request: pb.FileServiceReplaceRequest, context: Context) -> pb.FileServiceReplaceResponse:
         await self._engine.files.replace(
@@ -61,26 +70,29 @@ class _Blobs:
 
     def __init__(self, requests: AsyncIterator[pb.FileServicePutRequest]) -> None:
         self._requests = aiter(requests)
-        self._next: pb.FileServicePutRequest.Begin | None = None
+        self._next: pb.FileServicePutRequest | None = None
 
-    async def begin(self) -> pb.FileServicePutRequest.Begin | None:
-        """The next blob; None at the end. Raises InvalidArgument (INVALID_FIELD)."""
-        if self._next is None:
-            message = await anext(self._requests, None)
-            if message is None:
-                return None
-            if message.WhichOneof("message") != "begin":
-                raise invalid("message", "a blob starts with begin")
-            return message.begin
-        begin, self._next = self._next, None
-        return begin
+    async def begin(self) -> pb.FileServicePutRequest.Begin | pb.FileServicePutRequest.Batch | None:
+        """The next blob, or several; None at the end. Raises InvalidArgument (INVALID_FIELD)."""
+        message = self._next or await anext(self._requests, None)
+        self._next = None
+        if message is None:
+            return None
+        match message.WhichOneof("message"):
+            case "begin":
+                return message.begin
+            case "batch":
+                if sum(len(blob.content) for blob in message.batch.blobs) > _MAX_CHUNK_BYTES:
+                    raise invalid("batch", f"has more than {_MAX_CHUNK_BYTES} bytes")
+                return message.batch
+        raise invalid("message", "a blob starts with begin")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes of the present one."""
         async for message in self._requests:
             match message.WhichOneof("message"):
-                case "begin":
-                    self._next = message.begin
+                case "begin" | "batch":
+                    self._next = message
                     return
                 case "chunk":
                     if len(message.chunk) > _MAX_CHUNK_BYTES:

@@ -55,7 +55,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             require(Role.ADMIN, "the host's network (network=host)")
         started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
         await context.write(pb.ImageServiceBuildResponse(started=started))
-        async with closing(sent_contexts(requests, request.contexts, context)) as contexts:
+        async with closing(sent_contexts(requests, request, context)) as contexts:
             items = self._engine.build(request_id, request, contexts)
             await send_all(context, items, self._build_message)
 

@@ -71,6 +71,7 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.FileService/Missing": _FOLLOW,
     "/shoal.v1.FileService/Put": _WRITE,
     "/shoal.v1.FileService/Assemble": _WRITE,
+    "/shoal.v1.FileService/PrepareContext": _FOLLOW,
     "/shoal.v1.FileService/Replace": _WRITE,
     "/shoal.v1.FileService/PutSecret": _WRITE,
     "/shoal.v1.VolumeService/Create": _WRITE,

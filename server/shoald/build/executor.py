@@ -17,11 +17,12 @@ import msgspec
 from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
 from shoald.build import trees
 from shoald.build.fetching import Fetching
-from shoald.build.keys import copy_key, run_key, tree_key, workdir_key
+from shoald.build.keys import KnownKeys, copy_key, run_key, tree_key, workdir_key
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
 from shoald.build.parts import Archive, Part, runs, told, with_archives
+from shoald.build.place import BuildPlace
 from shoald.build.selection import CopyItem, Tree, finished, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
@@ -31,10 +32,13 @@ from shoald.dockerfile.steps import (
     ContextBase,
     CopyStep,
     DirectoryBase,
+    ImageBase,
     MountType,
     PathSource,
+    RunMount,
     RunStep,
     ScratchBase,
+    StageBase,
     Step,
     UrlSource,
     WorkdirStep,
@@ -81,13 +85,15 @@ class StepExecutor:
         self._unpack = unpack
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
         self._fetching = fetching
+        self._keys = KnownKeys()
 
-    def forget_context(self, context: Path) -> None:
+    def forget(self, place: BuildPlace) -> None:
         """A build is over."""
-        task = self._contexts.pop(context, None)
-        if task is not None:
-            task.cancel()
-        self._fetching.forget(context)
+        for root in place.roots.values():
+            task = self._contexts.pop(root, None)
+            if task is not None:
+                task.cancel()
+        self._fetching.forget(place)
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
@@ -104,6 +110,10 @@ class StepExecutor:
             case WorkdirStep():
                 return Keyed(workdir_key(stage.key, step))
             case CopyStep():
+                source = await self._source(build, step, roots)
+                known = self._keys.get(stage.key, repr(step), source) if source else None
+                if known is not None:
+                    return Keyed(known)
                 step, commit = await self._fetching.checked_out(build, step)
                 copying = await self._select(build, stage, step, roots)
                 if commit and step.keep_git_dir:
@@ -111,8 +121,22 @@ class StepExecutor:
                     what: tuple[Any, Any] = ((), [commit, *map(repr, step.sources), *step.exclude])
                 else:
                     what = told([*copying.parts, *copying.fetched])
-                return Keyed(copy_key(stage.key, step, *what), copying)
+                key = copy_key(stage.key, step, *what)
+                if source:
+                    self._keys.note(stage.key, repr(step), source, key)
+                return Keyed(key, copying)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
+
+    async def _source(self, build: Build, step: CopyStep, roots: Roots) -> str:
+        """What names all files that a COPY selects from: the digest of a context, a snapshot; "" where nothing does."""
+        if not all(isinstance(source, PathSource) for source in step.sources):
+            return ""
+        if isinstance(step.base, ContextBase):
+            held = build.place.held.get(build.files_of(step.base))
+            return held.digest if held else ""
+        if isinstance(step.base, StageBase | ImageBase):
+            return await roots.snapshot_of(step.base) or ""
+        return ""
 
     async def _select(self, build: Build, stage: StageResult, step: CopyStep, roots: Roots) -> Copying:
         async with self._root(build, step, roots) as root:
@@ -141,17 +165,27 @@ class StepExecutor:
             if mount.type is not MountType.BIND or isinstance(mount.base, ScratchBase):
                 continue
             if isinstance(mount.base, ContextBase):
-                root = build.files_of(mount.base)
-                tree = await self._context(root)
-                if tree.by_path.get(mount.source) is None:  # a symbolic link on the way: resolved by itself
-                    tree = await trees.scan(root, [mount.source])
-                found.append(tree_key(tree, tree.followed(mount.source) or mount.source))
+                found.append(await self._mounted_context(build, mount, build.files_of(mount.base)))
             else:
                 found.append(await roots.snapshot_of(mount.base) or "")
         return found
 
-    async def _context(self, root: Path) -> Tree:
-        """The whole context, scanned once for all steps."""
+    async def _mounted_context(self, build: Build, mount: RunMount, root: Path) -> str:
+        held = build.place.held.get(root)
+        if held and (known := self._keys.get("mount", mount.source, held.digest)):
+            return known
+        tree = await self._context(build, root)
+        if tree.by_path.get(mount.source) is None:  # a symbolic link on the way: resolved by itself
+            tree = await trees.scan(root, [mount.source])
+        key = tree_key(tree, tree.followed(mount.source) or mount.source)
+        if held:
+            self._keys.note("mount", mount.source, held.digest, key)
+        return key
+
+    async def _context(self, build: Build, root: Path) -> Tree:
+        """The whole context; one that came without a manifest is scanned once for all steps."""
+        if root in build.place.held:
+            return await build.place.held[root].tree()
         task = self._contexts.get(root)
         if task is None:
             task = self._contexts[root] = asyncio.ensure_future(trees.scan(root, ["/"]))
@@ -162,7 +196,7 @@ class StepExecutor:
             return await trees.scan_sources(root, step)
         # A symbolic link among the sources is resolved by itself.
         paths = scan_paths(step)
-        tree = await self._context(root)
+        tree = await self._context(build, root)
         plain = {path: path if path in tree.by_path and tree.by_path[path].kind != "l" else None for path in paths}
         if all(found is not None for found in plain.values()):
             return tree.with_roots(plain)
@@ -196,8 +230,9 @@ class StepExecutor:
                 case RunStep():
                     await self._run(build, step, snapshot.id, roots, log)
                 case CopyStep():
+                    copying = keyed.items or await self._select(build, stage, step, roots)
                     step, _ = await self._fetching.checked_out(build, step)
-                    await self._copy(build, step, snapshot.id, keyed.items, roots)
+                    await self._copy(build, step, snapshot.id, copying, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)
             size = await asyncio.to_thread(tree_size, self._snapshots.fs_path(snapshot.id))

@@ -14,6 +14,7 @@ from msgspec.structs import replace as with_fields
 
 from shoal.errors import ShoalError, Unimplemented
 from shoald.build.git import clone, repository_of
+from shoald.build.place import BuildPlace
 from shoald.build.remote import Fetched, fetch
 from shoald.build.selection import CopyItem
 from shoald.build.solver import Build
@@ -28,16 +29,16 @@ class Fetching:
 
     def __init__(self, networks: Callable[[], Iterable[str]]) -> None:
         self._networks = networks
-        self._tasks: dict[tuple[Path, str], asyncio.Future[Any]] = {}
+        self._tasks: dict[tuple[BuildPlace, str], asyncio.Future[Any]] = {}
 
-    def forget(self, context: Path) -> None:
+    def forget(self, place: BuildPlace) -> None:
         """A build is over."""
-        for key in [key for key in self._tasks if key[0] == context]:
+        for key in [key for key in self._tasks if key[0] is place]:
             self._tasks.pop(key).cancel()
 
     async def files(self, build: Build, step: CopyStep, *, into: bool) -> tuple[Path, list[CopyItem]]:
         """The files of the step's URLs, and what to make of them. Raises as `fetch`."""
-        place = _place(build)
+        place = build.place.fetched()
         items = []
         for source in step.sources:
             if not isinstance(source, UrlSource):
@@ -68,7 +69,7 @@ class Fetching:
         url = found[0].url
 
         async def work() -> tuple[Path, str]:
-            checkout = _place(build) / secrets.token_hex(8)
+            checkout = build.place.fetched() / secrets.token_hex(8)
             commit = await clone(
                 url,
                 checkout,
@@ -84,7 +85,7 @@ class Fetching:
         return replace(step, base=DirectoryBase(checkout), sources=(source,), unpack=False), commit
 
     async def _once(self, build: Build, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        key = (build.context, what)
+        key = (build.place, what)
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(work())
@@ -94,12 +95,6 @@ class Fetching:
             self._tasks.pop(key, None)
             raise
         return found
-
-
-def _place(build: Build) -> Path:
-    place = build.context.parent / "fetched"
-    place.mkdir(mode=0o700, exist_ok=True)
-    return place
 
 
 def _local(build: Build) -> bool:

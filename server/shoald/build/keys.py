@@ -8,14 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from shoald.build.selection import CopyItem, Tree
 from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
 
+_REMEMBERED = 5000
 VERSION = 3
 """Raise it when a step's execution changes what it makes."""
+
+
+class KnownKeys:
+    """Content keys that were found out before, by what names all that they depend on: the state, the step, and the
+    files that it reads, which never change (a context's digest, a snapshot)."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+
+    def get(self, state: str, step: str, source: str) -> str | None:
+        """The key, or None."""
+        key = (state, step, source)
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def note(self, state: str, step: str, source: str, key: str) -> None:
+        """Remember a key, and forget those of least use."""
+        self._known[state, step, source] = key
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
 
 def key_of(kind: str, parent: str, *parts: Any) -> str:

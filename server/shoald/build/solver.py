@@ -6,14 +6,15 @@ A stage is a task; another stage that needs it awaits the task. Equal steps of b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from shoal.errors import ShoalError
 from shoal.platform import Platform
 from shoald.build.keys import base_key
+from shoald.build.place import BuildPlace
 from shoald.dockerfile import instructions as ins
 from shoald.dockerfile.checks import Finding
 from shoald.dockerfile.errors import Span
@@ -65,15 +66,14 @@ class Build:
 
     request: BuildRequest
     plan: BuildPlan
-    context: Path
+    place: BuildPlace
     lease: str
     userns_base: int
     emit: Emit
-    contexts: Mapping[str, Path] = field(default_factory=dict)
 
     def files_of(self, base: ContextBase) -> Path:
         """The directory of a context."""
-        return self.contexts[base.name] if base.name else self.context
+        return self.place.roots[base.name]
 
 
 class Executor(Protocol):

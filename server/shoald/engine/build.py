@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
-import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +17,10 @@ import msgspec
 from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.packing import Packing
+from shoald.build.place import BuildPlace
 from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
 from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
 from shoald.dockerfile.config import HistoryEntry
@@ -28,7 +29,6 @@ from shoald.dockerfile.steps import ContextBase, ImageBase
 from shoald.engine.images import fingerprint
 from shoald.engine.operations import Operation, Operations
 from shoald.engine.ports import BuildEvent, BuildEventBody
-from shoald.host.trees import remove_tree
 from shoald.images.assemble import Assembler, BuiltLayer
 from shoald.images.layers import Layers
 from shoald.metadata.store import Metadata
@@ -55,6 +55,7 @@ class BuildCases:
         packing: Packing,
         assembler: Assembler,
         layers: Layers,
+        contexts: Contexts,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -67,6 +68,7 @@ class BuildCases:
         self._packing = packing
         self._assembler = assembler
         self._layers = layers
+        self._contexts = contexts
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -85,27 +87,25 @@ class BuildCases:
                 raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
         if request.network not in ("", "bridge", "none", "host", "default"):
             raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
-        place = self._tmp_dir / f"build-{secrets.token_hex(8)}"
-        place.mkdir(mode=0o700, parents=True)
-        directory, named = _directories(place, request)
         started = False
+        place = BuildPlace(self._tmp_dir)
         try:
+            await place.make(request, self._contexts)
             async for name, chunks in contexts:
-                await self._layers.unpack_context(chunks, named[name] if name else directory)
+                await self._layers.unpack_context(chunks, place.roots[name])
 
             async def work(emit: Emit) -> Image:
                 try:
-                    return await self._measured(request, directory, named, emit)
+                    return await self._measured(request, place, emit)
                 finally:
-                    for each in (directory, *named.values()):
-                        self._executor.forget_context(each)
-                    await asyncio.shield(asyncio.to_thread(remove_tree, place))
+                    self._executor.forget(place)
+                    await asyncio.shield(place.remove())
 
             title = request.tags[0] if request.tags else ""
             operation, started = self._operations.start(request_id, "build", _fingerprint(request), work, title)
         finally:
             if not started:
-                await asyncio.shield(asyncio.to_thread(remove_tree, place))
+                await asyncio.shield(place.remove())
         async for event in self._follow(operation, 0):
             yield event
 
@@ -128,17 +128,17 @@ class BuildCases:
         """See engine.ports.Engine.list_builds."""
         return [_summary(cast("Operation[Image]", operation)) for operation in self._operations.all("build")]
 
-    async def _measured(self, request: BuildRequest, context: Path, named: Mapping[str, Path], emit: Emit) -> Image:
+    async def _measured(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
         begun = time.monotonic()
         failed = True
         try:
-            image = await self._build(request, context, named, _Stamped(emit, self._metrics))
+            image = await self._build(request, place, _Stamped(emit, self._metrics))
             failed = False
             return image
         finally:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
-    async def _build(self, request: BuildRequest, context: Path, named: Mapping[str, Path], emit: Emit) -> Image:
+    async def _build(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
         # A large file takes a while to parse.
         planned = await asyncio.to_thread(
             plan,
@@ -158,7 +158,7 @@ class BuildCases:
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
-            build = Build(request, planned, context, lease, base, emit, named)
+            build = Build(request, planned, place, lease, base, emit)
             result = await self._solver.solve(build)
             image = await self._finish(build, result)
         self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
@@ -233,17 +233,6 @@ def _summary(operation: Operation[Image]) -> BuildSummary:
     return BuildSummary(
         operation.request_id, state, operation.title, operation.started, operation.ended, image_id, error
     )
-
-
-def _directories(place: Path, request: BuildRequest) -> tuple[Path, dict[str, Path]]:
-    """A directory for the context and one for each named context that is sent. Its mode is what `COPY . /new` gives."""
-    directory = place / "context"
-    directory.mkdir(mode=0o755)
-    named = {}
-    for number, name in enumerate(sorted(name for name, image in request.contexts.items() if not image)):
-        named[name] = place / f"context-{number}"
-        named[name].mkdir(mode=0o755)
-    return directory, named
 
 
 class _Stamped:

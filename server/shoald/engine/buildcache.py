@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from shoald.build.cachemounts import CacheMounts
+from shoald.build.contexts import Contexts
 from shoald.gc import Collected, mark
 from shoald.metadata.store import Metadata
 from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRecord
@@ -14,14 +15,18 @@ from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRec
 class BuildCacheCases:
     """List and prune. What builds at work need stays."""
 
-    def __init__(self, md: Metadata, mounts: CacheMounts, collect: Callable[[], Awaitable[Collected]]) -> None:
+    def __init__(
+        self, md: Metadata, mounts: CacheMounts, contexts: Contexts, collect: Callable[[], Awaitable[Collected]]
+    ) -> None:
         self._md = md
         self._mounts = mounts
+        self._contexts = contexts
         self._collect = collect
 
     async def records(self) -> Sequence[CacheRecord]:
         """The least recently used first."""
-        records = self._layers() + await asyncio.to_thread(self._mounts.records)
+        kept = await asyncio.to_thread(lambda: [*self._mounts.records(), *self._contexts.records()])
+        records = [*self._layers(), *kept]
         return sorted(records, key=lambda record: (record.last_used_at, record.id))
 
     def _layers(self) -> list[CacheRecord]:
@@ -63,7 +68,7 @@ class BuildCacheCases:
             if record.kind is CacheKind.LAYER:
                 if self._md.cache.delete(f"sha256:{record.id}"):
                     gone.append(record.id)
-            elif await self._mounts.remove(record.id):
+            elif await (self._mounts if record.kind is CacheKind.MOUNT else self._contexts).remove(record.id):
                 gone.append(record.id)
                 freed += record.size_bytes
         if gone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from shoald.build.contexts import Contexts
 from shoald.files.store import ContentTrees
 from shoald.files.vault import SecretVault
 from shoald.model.container import Container
@@ -22,9 +23,15 @@ class FileCases:
     """What a caller can do with files of its own."""
 
     def __init__(
-        self, files: ContentTrees, vault: SecretVault, containers: FileOwner, find: Callable[[str], Container]
+        self,
+        files: ContentTrees,
+        contexts: Contexts,
+        vault: SecretVault,
+        containers: FileOwner,
+        find: Callable[[str], Container],
     ) -> None:
         self._files = files
+        self._contexts = contexts
         self._vault = vault
         self._containers = containers
         self._find = find
@@ -36,6 +43,15 @@ class FileCases:
     async def put(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
         """Store one blob. Raises DataLoss (DIGEST_MISMATCH)."""
         await self._files.put(digest, size, chunks)
+
+    async def put_all(self, blobs: Sequence[tuple[str, bytes]]) -> None:
+        """Store several small blobs. Raises DataLoss (DIGEST_MISMATCH)."""
+        await self._files.put_all(blobs)
+
+    async def prepare_context(self, digest: str) -> list[str]:
+        """What must be sent yet for a build's context. Raises FailedPrecondition (CONTEXT_MISSING), InvalidArgument
+        (INVALID_MANIFEST)."""
+        return await self._contexts.missing(digest)
 
     async def assemble(self, entries: Sequence[TreeEntry]) -> str:
         """Make a tree; its digest. Raises InvalidArgument (INVALID_TREE), FailedPrecondition (BLOB_MISSING)."""

@@ -76,6 +76,12 @@ class FileUses(Protocol):
     async def put(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
         """Store one blob."""
 
+    async def put_all(self, blobs: Sequence[tuple[str, bytes]]) -> None:
+        """Store several small blobs."""
+
+    async def prepare_context(self, digest: str) -> Sequence[str]:
+        """What must be sent yet for a build's context whose manifest is here."""
+
     async def assemble(self, entries: Sequence[TreeEntry]) -> str:
         """Make a tree; its digest."""
 

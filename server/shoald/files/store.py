@@ -86,6 +86,54 @@ class ContentTrees:
             raise
         self._md.files.blobs.put(str(name), size)
 
+    async def put_all(self, blobs: Sequence[tuple[str, bytes]]) -> None:
+        """Store several small blobs at once. Raises as `put`."""
+        names = [Digest.parse(digest) for digest, _ in blobs]
+        await to_end(in_thread(functools.partial(self._put_all, names, [data for _, data in blobs])))
+        self._md.files.blobs.put_all((str(name), len(data)) for name, (_, data) in zip(names, blobs, strict=True))
+
+    def _put_all(self, names: Sequence[Digest], contents: Sequence[bytes]) -> None:
+        """Blocking."""
+        for name, data in zip(names, contents, strict=True):
+            if hashlib.sha256(data).hexdigest() != name.hex:
+                raise _damaged(name)
+            temporary = self._blobs / f"{_TMP}{secrets.token_hex(8)}"
+            try:
+                with translated("store file"):
+                    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                    try:
+                        _write_all(fd, data)
+                    finally:
+                        os.close(fd)
+                    temporary.rename(self._blobs / name.hex)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def blob(self, digest: str) -> Path | None:
+        """The file of a blob, if it is here. Whoever moves it away says so (`consumed`)."""
+        path = self._blobs / Digest.parse(digest).hex
+        return path if path.exists() else None
+
+    def read(self, digest: str, limit: int) -> bytes:
+        """A blob's bytes, which must not be more than `limit` (blocking). Raises ResourceExhausted (FILE_TOO_LARGE),
+        DataLoss (DIGEST_MISMATCH), as what was stored may have been damaged."""
+        name = Digest.parse(digest)
+        with translated("read file"), (self._blobs / name.hex).open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise ResourceExhausted(f"{name.short} has more than {limit} bytes", reason="FILE_TOO_LARGE")
+        if hashlib.sha256(data).hexdigest() != name.hex:
+            raise _damaged(name)
+        return data
+
+    def consumed(self, digests: Iterable[str]) -> None:
+        """These blobs went elsewhere, or are of no more use."""
+        with self._md.transaction():
+            for digest in digests:
+                self._md.files.blobs.delete(digest)
+                (self._blobs / Digest.parse(digest).hex).unlink(missing_ok=True)
+
     # --- trees ------------------------------------------------------------------------------------------------------
 
     async def assemble(self, entries: Sequence[TreeEntry]) -> str:
@@ -268,12 +316,16 @@ async def _write(fd: int, name: Digest, size: int, chunks: AsyncIterator[bytes])
         hashed.update(chunk)
         _write_all(fd, chunk)
     if got != size or hashed.hexdigest() != name.hex:
-        raise DataLoss(
-            f"what came as file {name.short} is something else",
-            reason="DIGEST_MISMATCH",
-            hint="was it changed while it was sent? try again",
-            metadata={"digest": str(name)},
-        )
+        raise _damaged(name)
+
+
+def _damaged(name: Digest) -> DataLoss:
+    return DataLoss(
+        f"what came as file {name.short} is something else",
+        reason="DIGEST_MISMATCH",
+        hint="was it changed while it was sent? try again",
+        metadata={"digest": str(name)},
+    )
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -25,6 +25,12 @@ class _Aged:
             [digest, size_bytes, to_ns(now())],
         )
 
+    def put_all(self, blobs: Iterable[tuple[str, int]]) -> None:
+        """The same for several, at once."""
+        with self._db.transaction():
+            for digest, size_bytes in blobs:
+                self.put(digest, size_bytes)
+
     def touch(self, digests: Iterable[str]) -> set[str]:
         """Note that these are of use; those that there are."""
         wanted = list(dict.fromkeys(digests))

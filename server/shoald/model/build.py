@@ -100,3 +100,5 @@ class BuildRequest(Struct, frozen=True):
     """Handles of forwarded agents by id."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts: the reference of an image, or "" for a directory."""
+    manifests: Mapping[str, str] = field(default_factory=dict)
+    """Contexts by manifest: its digest by the name of the context ("" for the main one)."""

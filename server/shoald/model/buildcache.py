@@ -9,10 +9,11 @@ from msgspec import Struct
 
 
 class CacheKind(StrEnum):
-    """Results of steps, and directories of `RUN --mount=type=cache`."""
+    """Results of steps, directories of `RUN --mount=type=cache`, and contexts."""
 
     LAYER = "layer"
     MOUNT = "mount"
+    CONTEXT = "context"
 
 
 class CacheRecord(Struct, frozen=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shoal.errors import FailedPrecondition, InvalidArgument
+from shoal.manifest import parsed
 from shoal.v1 import image_pb2
 from shoalctl.app import run
 from shoalctl.flags.dockerfile import external_domain
@@ -164,6 +165,14 @@ def shoal(capfd: pytest.CaptureFixture[str]) -> Shoal:
     return call
 
 
+def sent_names(daemon: FakeDaemon) -> list[str]:
+    """Of the files of the main context, which came as an archive or by manifest."""
+    digest = daemon.requests("Build")[-1].start.context_manifests.get("")
+    if digest:
+        return [entry.path for entry in parsed(daemon.blobs[digest])]
+    return [member.name for member in members(iter(daemon.requests("context")))]
+
+
 def steps(error: str = "") -> list[Event]:
     step = Event.StepStarted(
         step_id="s", stage="build", number=2, total=3, text="RUN false \\\n  && true", start_line=3
@@ -198,7 +207,7 @@ def test_build(shoal: Shoal, daemon: FakeDaemon, root: Path, tmp_path: Path, mon
     assert start.dockerfile == (root / "Dockerfile").read_bytes()
     assert (list(start.tags), dict(start.build_args)) == (["a:1", "b"], {"X": "1", "MINE": "own"})
     assert (start.target, start.no_cache, start.pull, start.platform.architecture) == ("build", True, True, "arm64")
-    assert [member.name for member in members(iter(daemon.requests("context")))] == ["Dockerfile"]
+    assert sent_names(daemon) == ["Dockerfile"]
 
 
 def test_a_lost_link_is_followed_with_no_gap_and_no_duplicate(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
@@ -206,7 +215,7 @@ def test_a_lost_link_is_followed_with_no_gap_and_no_duplicate(shoal: Shoal, daem
     daemon.breaks = {"Build": 1}
     assert shoal("build", str(root))[::2] == (0, LINES)
     follow = daemon.requests("FollowBuild")[0]
-    assert (follow.request_id, follow.cursor) == (daemon.requests("Build")[0].start.request_id, 1)
+    assert (follow.request_id, follow.cursor) == (daemon.requests("Build")[-1].start.request_id, 1)
 
 
 def test_an_error_shows_the_lines_of_the_dockerfile(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
@@ -234,11 +243,10 @@ def test_a_refusal_before_the_context_is_sent(shoal: Shoal, daemon: FakeDaemon, 
 def test_an_unreadable_context_is_the_error_that_is_told(
     shoal: Shoal, daemon: FakeDaemon, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: BuildContext) -> Iterator[bytes]:
-        yield b"x"
+    def broken(self: BuildContext) -> Iterator[tuple[str, str, os.stat_result]]:
         raise FailedPrecondition("can't read x of the build context")
 
-    monkeypatch.setattr(BuildContext, "chunks", broken)
+    monkeypatch.setattr(BuildContext, "files", broken)
     code, _, err = shoal("build", str(root))
     assert (code, err) == (1, "shoal: h1: can't read x of the build context\n")
 
@@ -257,12 +265,12 @@ def test_an_archive_on_standard_input(
 def test_a_dockerfile_on_standard_input(
     shoal: Shoal, daemon: FakeDaemon, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for arguments, count in ((["-"], 0), (["-f", "-", str(root)], 1)):
+    for arguments, names in ((["-"], []), (["-f", "-", str(root)], ["Dockerfile"])):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"FROM scratch\n")))
         daemon.asked.clear()
         assert shoal("build", "-q", *arguments)[0] == 0
         assert daemon.requests("Build")[0].start.dockerfile == b"FROM scratch\n"
-        assert len(members(iter(daemon.requests("context")))) == count
+        assert sent_names(daemon) == names
 
 
 def test_json_and_quiet(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:

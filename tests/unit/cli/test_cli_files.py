@@ -183,8 +183,8 @@ def test_limits_and_what_can_not_be_read(tmp_path: Path, cache: HashCache, monke
 def test_files_that_stay_are_hashed_once(tmp_path: Path, cache: HashCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localtree, "_SETTLED_S", -1.0)
     read: list[Path] = []
-    really = localtree._hashed
-    monkeypatch.setattr(localtree, "_hashed", lambda path, found: (read.append(path), really(path, found))[1])
+    really = localtree.hashed
+    monkeypatch.setattr(localtree, "hashed", lambda path, found: (read.append(path), really(path, found))[1])
     file = tmp_path / "f"
     file.write_bytes(b"x")
     LocalTree(file, cache).scan()

@@ -42,10 +42,10 @@ def test_files_are_read_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as windows:
         windows.setattr(os, "O_BINARY", 1 << 30, raising=False)
         reload(localtree)
-        flags = localtree._READ
+        flags = localtree.READ
     reload(localtree)
     assert flags & 1 << 30
-    assert not localtree._READ & 1 << 30
+    assert not localtree.READ & 1 << 30
 
 
 @pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
