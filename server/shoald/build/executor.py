@@ -23,7 +23,8 @@ from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
 from shoald.build.parts import Archive, Part, runs, told, with_archives
 from shoald.build.place import BuildPlace
-from shoald.build.selection import CopyItem, Tree, finished, scan_paths, select
+from shoald.build.scans import Scans
+from shoald.build.selection import CopyItem, Tree, finished, linkable, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
 from shoald.containers.launcher import Launcher
@@ -86,6 +87,7 @@ class StepExecutor:
         self._contexts: dict[Path, asyncio.Task[Tree]] = {}
         self._fetching = fetching
         self._keys = KnownKeys()
+        self._scans = Scans()
 
     def forget(self, place: BuildPlace) -> None:
         """A build is over."""
@@ -115,7 +117,7 @@ class StepExecutor:
                 if known is not None:
                     return Keyed(known)
                 step, commit = await self._fetching.checked_out(build, step)
-                copying = await self._select(build, stage, step, roots)
+                copying = await self._select(build, stage, step, roots, source)
                 if commit and step.keep_git_dir:
                     # Git's own files hold times and inodes: the commit tells what they are.
                     what: tuple[Any, Any] = ((), [commit, *map(repr, step.sources), *step.exclude])
@@ -138,9 +140,11 @@ class StepExecutor:
             return await roots.snapshot_of(step.base) or ""
         return ""
 
-    async def _select(self, build: Build, stage: StageResult, step: CopyStep, roots: Roots) -> Copying:
+    async def _select(
+        self, build: Build, stage: StageResult, step: CopyStep, roots: Roots, source: str = ""
+    ) -> Copying:
         async with self._root(build, step, roots) as root:
-            tree = await self._tree(build, step, root)
+            tree = await self._tree(build, step, root, source)
             into = step.dest_is_dir or await self._dest_is_directory(stage, step)
             mode = mode_change(step.chmod)
             items = (
@@ -191,9 +195,9 @@ class StepExecutor:
             task = self._contexts[root] = asyncio.ensure_future(trees.scan(root, ["/"]))
         return await asyncio.shield(task)
 
-    async def _tree(self, build: Build, step: CopyStep, root: Path) -> Tree:
+    async def _tree(self, build: Build, step: CopyStep, root: Path, source: str) -> Tree:
         if not isinstance(step.base, ContextBase):
-            return await trees.scan_sources(root, step)
+            return await self._scans.sources(source, root, step)
         # A symbolic link among the sources is resolved by itself.
         paths = scan_paths(step)
         tree = await self._context(build, root)
@@ -272,24 +276,53 @@ class StepExecutor:
         await asyncio.to_thread(remove_stubs, layer, [mount.target for mount in mounts])
 
     async def _copy(self, build: Build, step: CopyStep, snapshot_id: str, copying: Copying, roots: Roots) -> None:
+        layers = await self._layers(build, step, roots) if copying.fetched_root is None else []
         async with self._root(build, step, roots) as source:
             async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
                 owner = _owner(step.chown, target)
-                await self._make(step, source, copying.parts, target, owner)
+                links = await self._make(step, source, copying.parts, target, owner, link=bool(layers))
                 if copying.fetched_root is not None:
                     await self._make(step, copying.fetched_root, copying.fetched, target, owner)
+            # A layer is changed itself only while it is not mounted: overlayfs has no rules for that.
+            own, *below = [self._snapshots.fs_path(each.id) for each in self._snapshots.chain(snapshot_id)]
+            left = await trees.link(own, layers, below, links) if links else ()
+            if left:
+                async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
+                    await trees.copy(source, target, left, owner)
+
+    async def _layers(self, build: Build, step: CopyStep, roots: Roots) -> list[Path]:
+        """Directories that the files of a COPY are in, the topmost first. A new layer may share them: nobody ever
+        writes to a layer or a context."""
+        if isinstance(step.base, ContextBase):
+            return [build.files_of(step.base)]
+        if isinstance(step.base, StageBase | ImageBase):
+            chain = self._snapshots.chain(await roots.snapshot_of(step.base))
+            return [self._snapshots.fs_path(each.id) for each in chain]
+        return []
 
     async def _make(
-        self, step: CopyStep, source: Path, parts: Sequence[Part], target: Path, owner: tuple[int, int] | None
-    ) -> None:
+        self,
+        step: CopyStep,
+        source: Path,
+        parts: Sequence[Part],
+        target: Path,
+        owner: tuple[int, int] | None,
+        *,
+        link: bool = False,
+    ) -> list[trees.Link]:
+        """Make the parts, but for new files where `link`: these are returned, for `trees.link`."""
+        links: list[trees.Link] = []
+        link = link and not any(isinstance(part, Archive) for part in parts)
         for run in runs(parts):
             if not isinstance(run, Archive):
-                await trees.copy(source, target, _followed(run, step, target), owner)
+                items = _followed(run, step, target)
+                links += await trees.copy(source, target, items, owner, linkable(items) if link else ())
                 continue
             found = trees.resolve(source, run.source)
             if found is None:
                 raise InvalidArgument(f"{run.source} vanished during the build", reason="COPY_FAILED")
             await self._unpack(found, target, run.dest)
+        return links
 
     async def _workdir(self, step: WorkdirStep, snapshot_id: str) -> None:
         async with self._snapshots.mounted(snapshot_id, read_only=False) as target:

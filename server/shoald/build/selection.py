@@ -256,6 +256,16 @@ def finished(step: CopyStep, items: Sequence[CopyItem], mode: ModeChange | None)
     return _grouped(items)
 
 
+def linkable(items: Sequence[CopyItem]) -> set[int]:
+    """Numbers of files that may become another name of their source: not hard links, and for a place of their own."""
+    places = Counter(item.target for item in items)
+    return {
+        number
+        for number, item in enumerate(items)
+        if item.kind == "f" and item.data is None and not item.inode and places[item.target] == 1
+    }
+
+
 def _named(source: PathSource, tree: Tree) -> list[tuple[str, str]]:
     """(name, path) of what a source stands for: a symbolic link is followed, but keeps its own name, as in BuildKit. A
     wildcard that nothing matches is no error there either."""

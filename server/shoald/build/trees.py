@@ -7,9 +7,9 @@ import os
 import posixpath
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.errors import Internal, InvalidArgument
 from shoald.build.selection import CopyItem, Tree, TreeEntry, links_to_scan, scan_paths
@@ -38,9 +38,16 @@ async def scan_sources(root: Path, step: CopyStep) -> Tree:
     return tree.united(await scan(root, links)) if links else tree
 
 
-async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], owner: tuple[int, int] | None) -> None:
+async def copy(
+    source: Path | None,
+    target: Path,
+    items: Sequence[CopyItem],
+    owner: tuple[int, int] | None,
+    linkable: Collection[int] = (),
+) -> list[Link]:
     """Make `items` below `target`; `source` may be None when all of them carry data. New parents belong to `owner`.
 
+    Those of `linkable` (by number) that are new files are left out: what to give to `link` is returned.
     Raises InvalidArgument (COPY_FAILED), and as `shoald.host.syscall.failure` (ResourceExhausted DISK_FULL...).
     """
     fds = [os.open(source or target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
@@ -60,8 +67,9 @@ async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], own
                 i.inode,
                 i.data,
                 i.keep_existing,
+                number in linkable,
             ]
-            for i in items
+            for number, i in enumerate(items)
         ]
         request = {"items": rows, "owner": owner, "parent_owner": owner or (0, 0)}
         answer = await _program("treecopy", fds, request)
@@ -72,6 +80,39 @@ async def copy(source: Path | None, target: Path, items: Sequence[CopyItem], own
         raise failure("copy to", answer["errno"], path=answer["path"])
     if answer["error"]:
         raise InvalidArgument(answer["error"], reason="COPY_FAILED")
+    if answer.get("clash"):
+        return await copy(source, target, items, owner)
+    return [Link(items[number], owner, parent, name) for number, parent, name in answer["links"]]
+
+
+class Link(NamedTuple):
+    """A file that was left out: its item, the owner that it gets, and its place in the layer."""
+
+    item: CopyItem
+    owner: tuple[int, int] | None
+    parent: str
+    name: str
+
+
+async def link(layer: Path, sources: Sequence[Path], below: Sequence[Path], links: Sequence[Link]) -> list[CopyItem]:
+    """Give files of `sources` (directories of layers, the topmost first) their names in `layer`, which is not mounted
+    and is over the layers `below`.
+
+    Those that can't be had this way are returned, to be copied.
+    """
+    fds: list[int] = []
+    try:
+        for path in (layer, *sources, *below):
+            fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        rows = []
+        for item, owner, parent, name in links:
+            uid, gid = owner or (item.uid, item.gid)
+            rows.append([item.source, parent, name, item.mode, uid, gid, item.mtime_ns])
+        answer = await _program("treelink", fds, {"sources": len(sources), "items": rows})
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return [links[number].item for number in answer["failed"]]
 
 
 async def _program(name: str, fds: Sequence[int], request: dict[str, Any]) -> Any:

@@ -2,9 +2,9 @@
 `python -m shoald.host.treecopy SOURCE_FD TARGET_FD < request > answer`
 
 Request (JSON): {"items": [Item...], "owner": [uid, gid] or null, "parent_owner": [uid, gid]}. Answer: {"error": text or
-null, "errno": number or 0, "path": text}. All paths are resolved inside their root; a symbolic link in a target's
-parents leads where it would in a container that has the target as its root, and never out of it (openat2
-RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
+null, "errno": number or 0, "path": text, "links": [[index, parent, name]...], "clash": bool}. All paths are resolved
+inside their root; a symbolic link in a target's parents leads where it would in a container that has the target as its
+root, and never out of it (openat2 RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
 """
 
 from __future__ import annotations
@@ -44,10 +44,16 @@ class Item(NamedTuple):
     inode: int
     data: str | None
     keep_existing: bool
+    link: bool = False
+    """A new file is not made: the answer tells where it goes, so that it can be linked there in the layer itself."""
 
 
 class Refused(Exception):
     """What can't be copied, for people."""
+
+
+class Clash(Exception):
+    """Two items are for one place, and the first was left to be linked."""
 
 
 class Copier:
@@ -59,20 +65,28 @@ class Copier:
         self._parents: OrderedDict[str, int] = OrderedDict()
         self._links: dict[int, str] = {}
         self._times: list[tuple[str, int]] = []
+        self._top = os.readlink(f"/proc/self/fd/{target}")
+        self._copied_up: dict[int, str] = {}
+        self.links: dict[tuple[str, str], int] = {}
 
     def close(self) -> None:
         """Close the directories."""
         while self._parents:
             os.close(self._parents.popitem()[1])
 
-    def copy(self, item: Item) -> None:
-        """Make one file."""
+    def copy(self, item: Item, number: int = 0) -> None:
+        """Make one file, or find the place of one that is to be linked."""
         parent = self._parent(posixpath.dirname(item.target))
         name = posixpath.basename(item.target)
+        if self.links and (self._place(parent), name) in self.links:
+            raise Clash
         if item.kind == "d":
             self._directory(parent, name, item)
             return
-        self._make_room(parent, name, item)
+        existed = self._make_room(parent, name, item)
+        if item.link and not existed:
+            self.links[self._place(parent), name] = number
+            return
         if item.inode and item.inode in self._links:
             self._link(self._links[item.inode], parent, name)
             return
@@ -113,7 +127,9 @@ class Copier:
             raise Refused(f"cannot copy to non-directory: {path}") from None
         self._parents[path] = fd
         if len(self._parents) > MAX_PARENTS:
-            os.close(self._parents.popitem(last=False)[1])
+            _, old = self._parents.popitem(last=False)
+            self._copied_up.pop(old, None)
+            os.close(old)
         return fd
 
     def _made(self, path: str) -> int:
@@ -180,14 +196,23 @@ class Copier:
 
     # --- files ------------------------------------------------------------------------------------------------------
 
-    def _make_room(self, parent: int, name: str, item: Item) -> None:
+    def _place(self, parent: int) -> str:
+        """The path of an open directory inside the target; from then on the layer that is made has it too."""
+        if parent not in self._copied_up:
+            os.fchmod(parent, stat.S_IMODE(os.fstat(parent).st_mode))
+            self._copied_up[parent] = os.readlink(f"/proc/self/fd/{parent}").removeprefix(self._top)
+        return self._copied_up[parent]
+
+    def _make_room(self, parent: int, name: str, item: Item) -> bool:
+        """Remove the file that is there; whether there was one."""
         try:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return False
         if stat.S_ISDIR(found.st_mode):
             raise Refused(f"cannot replace the directory {item.target} with a file")
         os.unlink(name, dir_fd=parent)
+        return True
 
     def _link(self, first: str, parent: int, name: str) -> None:
         # A descriptor of its own: asking for the other directory may close `parent`.
@@ -232,10 +257,12 @@ def run(source: int, target: int, request: dict[str, Any]) -> dict[str, Any]:
     copier = Copier(source, target, request["owner"], request["parent_owner"])
     item = None
     try:
-        for fields in request["items"]:
+        for number, fields in enumerate(request["items"]):
             item = Item(*fields)
-            copier.copy(item)
+            copier.copy(item, number)
         copier.finish()
+    except Clash:
+        return {"error": None, "errno": 0, "path": "", "clash": True}
     except Refused as error:
         return {"error": str(error), "errno": 0, "path": item.target if item else ""}
     except OSError as error:
@@ -246,7 +273,12 @@ def run(source: int, target: int, request: dict[str, Any]) -> dict[str, Any]:
         }
     finally:
         copier.close()
-    return {"error": None, "errno": 0, "path": ""}
+    return {
+        "error": None,
+        "errno": 0,
+        "path": "",
+        "links": [[number, *place] for place, number in copier.links.items()],
+    }
 
 
 def main() -> int:
