@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
+from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.git_url import check_git_url, is_git_url
 from shoalctl.flags.ssh_agents import SshAgent
@@ -20,29 +21,31 @@ if TYPE_CHECKING:
     from shoalctl.fleet.manifest import SharedManifest
 
 
-@dataclass(frozen=True, slots=True)
-class BuildOptions:
+class BuildOptions(NamedTuple):
     """The flags of `build`. `path` is a directory or `-`; `file` a path, `-` or empty."""
 
     path: str
     file: str = ""
-    tags: list[str] = field(default_factory=list)
-    build_args: dict[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    build_args: Mapping[str, str] = EMPTY
     target: str = ""
     no_cache: bool = False
     pull: bool = False
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = EMPTY
     platform: tuple[str, str, str] | None = None
     network: str = ""
     progress: str = "auto"
     iidfile: str = ""
     creds: tuple[str, str] | None = None
-    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
-    contexts: dict[str, str] = field(default_factory=dict)
-    outputs: list[Output] = field(default_factory=list)
+    secrets: Mapping[str, bytes] = EMPTY
+    contexts: Mapping[str, str] = EMPTY
+    outputs: Sequence[Output] = ()
     detach: bool = False
-    extra_hosts: list[str] = field(default_factory=list)
-    ssh: dict[str, SshAgent] = field(default_factory=dict)
+    extra_hosts: Sequence[str] = ()
+    ssh: Mapping[str, SshAgent] = EMPTY
+
+    def __repr__(self) -> str:
+        return f"BuildOptions(path={self.path!r})"  # the rest holds secrets
 
     def check(self) -> None:
         """Find what can't work before any host is asked. Raises UsageFault."""
@@ -59,7 +62,7 @@ class BuildOptions:
     def at(self, directory: str) -> BuildOptions:
         """The same with a directory in place of a repository; `file` is in it."""
         file = os.path.join(directory, self.file) if self.file not in ("", "-") else self.file
-        return replace(self, path=directory, file=file)
+        return self._replace(path=directory, file=file)
 
     def source(self) -> tuple[Source, SharedManifest | Archive]:
         """The Dockerfile, and the context; may read standard input. Blocking."""

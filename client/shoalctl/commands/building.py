@@ -15,7 +15,6 @@ from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.git_url import is_git_url
-from shoalctl.fleet.agents import AgentForward
 from shoalctl.fleet.building import Build
 from shoalctl.fleet.fleet import Fleet
 from shoalctl.fleet.host import HostClient
@@ -79,6 +78,8 @@ class Building:
 
     async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
+        from shoalctl.fleet.agents import AgentForward
+
         build.sending = functools.partial(self._sending, host.name)
         lending = [
             asyncio.create_task(AgentForward(host, agent.handle, agent.path).run())

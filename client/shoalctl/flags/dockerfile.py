@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from shoal.errors import InvalidArgument
 from shoalctl.flags.fault import UsageFault
@@ -14,8 +14,7 @@ _FROM = re.compile(rb"^[ \t]*FROM[ \t]+(?:--\S+[ \t]+)*(\S+)(?:[ \t]+AS[ \t]+(\S
 _COPY_FROM = re.compile(rb"--from=(\S+)|--mount=\S*from=([^,\s]+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A Dockerfile's text and name, and the directory of the context (None: it is empty)."""
 
     text: bytes

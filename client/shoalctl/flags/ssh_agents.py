@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from shoalctl.flags.fault import UsageFault
 
 _VARIABLE = "SSH_AUTH_SOCK"
 
 
-@dataclass(frozen=True, slots=True)
-class SshAgent:
+class SshAgent(NamedTuple):
     """The path of an agent's socket, and the handle that a build and the call that lends the agent know it by."""
 
     path: str
-    handle: str = field(default_factory=lambda: secrets.token_hex(16))
+    handle: str
 
 
 def ssh_agents(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str, SshAgent]:
@@ -39,5 +37,5 @@ def ssh_agents(texts: Iterable[str], environment: Mapping[str, str]) -> dict[str
             raise UsageFault(
                 f"--ssh {name}: {path} is not an agent's socket", hint="add keys to an agent: ssh-add FILE"
             )
-        found[name] = SshAgent(path)
+        found[name] = SshAgent(path, os.urandom(16).hex())
     return found
