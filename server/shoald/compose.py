@@ -22,6 +22,7 @@ from shoald.build.executor import StepExecutor
 from shoald.build.fetching import Fetching
 from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
+from shoald.build.remotecache import RemoteCaches
 from shoald.build.solver import Solver
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
@@ -224,6 +225,8 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             contexts,
             agents,
             images,
+            store,
+            registry,
             operations,
             events,
             metrics,
@@ -309,6 +312,8 @@ def _builds(
     contexts: Contexts,
     agents: Agents,
     images: ImageCases,
+    store: ImageStore,
+    registry: RegistryClient,
     operations: Operations,
     events: EventLog,
     metrics: EngineMetrics,
@@ -332,11 +337,13 @@ def _builds(
     )
     packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)
+    remote = RemoteCaches(md, content, registry, store.restorer, packing)
     solver = Solver(
         md,
         executor,
         lambda reference, platform, request, emit: find_base(md, images.pull_now, reference, platform, request, emit),
         packing.begin,
+        remote.restored,
     )
     return BuildCases(
         md,
@@ -347,6 +354,7 @@ def _builds(
         Assembler(md, content, snapshots),
         layers,
         contexts,
+        remote,
         tmp,
         config.userns,
         events.publish,

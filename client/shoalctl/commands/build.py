@@ -11,6 +11,7 @@ from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.flags import environment, images
+from shoalctl.flags.build_cache import parse_cache_from, parse_cache_to
 from shoalctl.flags.build_contexts import build_contexts
 from shoalctl.flags.build_output import parse_output
 from shoalctl.flags.choices import check_progress
@@ -59,6 +60,12 @@ def build(
         Texts,
         typer.Option("--build-context", metavar="NAME=DIR", help="One more context; also docker-image://IMAGE."),
     ] = None,
+    cache_from: Annotated[
+        Texts, typer.Option("--cache-from", metavar="IMAGE", help="Start with a cache of a registry.")
+    ] = None,
+    cache_to: Annotated[
+        Texts, typer.Option("--cache-to", metavar="IMAGE|type=inline", help="Write the cache; also ref=...,mode=max.")
+    ] = None,
     output: Annotated[
         Texts,
         typer.Option("-o", "--output", metavar="DEST", help="A directory, or type=local|tar|image|registry,..."),
@@ -92,6 +99,8 @@ def build(
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
         outputs=[parse_output(text) for text in (*(output or ()), *(["type=registry"] if push else []))],
+        cache_from=[parse_cache_from(text) for text in cache_from or ()],
+        cache_to=[parse_cache_to(text) for text in cache_to or ()],
         extra_hosts=list(add_host or ()),
         detach=detach,
         ssh=ssh_agents(ssh or (), os.environ),

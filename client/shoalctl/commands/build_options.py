@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from shoalctl.flags.build_cache import CacheTarget
 from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
@@ -40,6 +41,8 @@ class BuildOptions(NamedTuple):
     secrets: Mapping[str, bytes] = EMPTY
     contexts: Mapping[str, str] = EMPTY
     outputs: Sequence[Output] = ()
+    cache_from: Sequence[str] = ()
+    cache_to: Sequence[CacheTarget] = ()
     detach: bool = False
     extra_hosts: Sequence[str] = ()
     ssh: Mapping[str, SshAgent] = EMPTY
@@ -94,7 +97,10 @@ class BuildOptions(NamedTuple):
         return list(dict.fromkeys([*self.tags, *(name for each in self.outputs for name in each.names)]))
 
     def start(
-        self, source: Source, credentials: types_pb2.RegistryCredentials | None
+        self,
+        source: Source,
+        credentials: types_pb2.RegistryCredentials | None,
+        cache_credentials: Sequence[types_pb2.RegistryCredentials] = (),
     ) -> image_pb2.ImageServiceBuildRequest.Start:
         """The first message of the build."""
         from shoal.v1 import image_pb2
@@ -115,6 +121,16 @@ class BuildOptions(NamedTuple):
             secrets=[
                 image_pb2.ImageServiceBuildRequest.Secret(id=name, value=value) for name, value in self.secrets.items()
             ],
+            cache_from=self.cache_from,
+            cache_to=[
+                image_pb2.ImageServiceBuildRequest.CacheTarget(
+                    reference=each.reference, all_steps=each.all_steps, ignore_errors=each.ignore_errors
+                )
+                for each in self.cache_to
+                if each.reference
+            ],
+            inline_cache=any(not each.reference for each in self.cache_to),
+            cache_credentials=cache_credentials,
             extra_hosts=self.extra_hosts,
             ssh={name: agent.handle for name, agent in self.ssh.items()},
             contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},

@@ -62,7 +62,7 @@ class Building:
         options = self._options
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
-        start = options.start(source, await self._credentials(source))
+        start = options.start(source, await self._credentials(source), await self._cache_credentials())
         for name in self._fleet.names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
         results: list[HostResult[image_pb2.Image | None]] = []
@@ -141,6 +141,21 @@ class Building:
         found = await credentials(self._options.creds, f"{domain}/base")
         if found is not None:
             found.registry = domain
+        return found
+
+    async def _cache_credentials(self) -> list[types_pb2.RegistryCredentials]:
+        """For the registries of caches, as this machine has them for each."""
+        from shoal.reference import Reference
+        from shoalctl.commands.credentials import credentials
+
+        references = [*self._options.cache_from, *(each.reference for each in self._options.cache_to if each.reference)]
+        domains = {Reference.parse(name).domain: name for name in references}
+        found = []
+        for domain, name in domains.items():
+            each = await credentials(None, name)
+            if each is not None:
+                each.registry = domain
+                found.append(each)
         return found
 
     async def _cancel(self) -> None:

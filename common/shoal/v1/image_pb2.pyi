@@ -316,6 +316,33 @@ class ImageServiceBuildRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class CacheTarget(_message.Message):
+        """A cache as an artifact in a registry."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REFERENCE_FIELD_NUMBER: _builtins.int
+        ALL_STEPS_FIELD_NUMBER: _builtins.int
+        IGNORE_ERRORS_FIELD_NUMBER: _builtins.int
+        reference: _builtins.str
+        all_steps: _builtins.bool
+        """The layers of all steps of all stages; else those that the result has."""
+        ignore_errors: _builtins.bool
+        """A cache that can't be written is a warning, and no error."""
+        def __init__(
+            self,
+            *,
+            reference: _builtins.str = ...,
+            all_steps: _builtins.bool = ...,
+            ignore_errors: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["all_steps", b"all_steps", "ignore_errors", b"ignore_errors", "reference", b"reference"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,6 +463,10 @@ class ImageServiceBuildRequest(_message.Message):
         EXTRA_HOSTS_FIELD_NUMBER: _builtins.int
         SSH_FIELD_NUMBER: _builtins.int
         CONTEXT_MANIFESTS_FIELD_NUMBER: _builtins.int
+        CACHE_FROM_FIELD_NUMBER: _builtins.int
+        CACHE_TO_FIELD_NUMBER: _builtins.int
+        INLINE_CACHE_FIELD_NUMBER: _builtins.int
+        CACHE_CREDENTIALS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -447,6 +478,8 @@ class ImageServiceBuildRequest(_message.Message):
         """True: pull base images even if the host has them."""
         network: _builtins.str
         """Network of RUN steps: "bridge" (default when empty), "none" or "host" (role admin)."""
+        inline_cache: _builtins.bool
+        """The image's configuration says which steps its layers are of. The build argument BUILDKIT_INLINE_CACHE=1 is the same."""
         @_builtins.property
         def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names for the result. Empty: the image has only its id."""
@@ -490,6 +523,20 @@ class ImageServiceBuildRequest(_message.Message):
             with is kept for a week.
             """
 
+        @_builtins.property
+        def cache_from(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """Caches in registries: artifacts that cache_to wrote, or images that were built with inline_cache. One that can't be had is
+            a warning.
+            """
+
+        @_builtins.property
+        def cache_to(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageServiceBuildRequest.CacheTarget]:
+            """Where the cache of this build is written, when the image is there."""
+
+        @_builtins.property
+        def cache_credentials(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RegistryCredentials]:
+            """For registries of cache_from and cache_to; each names its registry."""
+
         def __init__(
             self,
             *,
@@ -510,10 +557,14 @@ class ImageServiceBuildRequest(_message.Message):
             extra_hosts: _abc.Iterable[_builtins.str] | None = ...,
             ssh: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             context_manifests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            cache_from: _abc.Iterable[_builtins.str] | None = ...,
+            cache_to: _abc.Iterable[Global___ImageServiceBuildRequest.CacheTarget] | None = ...,
+            inline_cache: _builtins.bool = ...,
+            cache_credentials: _abc.Iterable[_types_pb2.RegistryCredentials] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

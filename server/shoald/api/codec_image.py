@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from shoal.digest import Digest
 from shoal.reference import Reference
@@ -24,11 +25,12 @@ from shoald.model.build import (
     BuildState,
     BuildSummary,
     BuildWarning,
+    CacheTarget,
     StepFinished,
     StepLog,
     StepStarted,
 )
-from shoald.model.image import Image, Progress
+from shoald.model.image import Image, Progress, RegistryCredentials
 
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
@@ -135,7 +137,21 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         ssh={name: required("ssh", handle) for name, handle in start.ssh.items()},
         contexts={name: _image_of(name, value) for name, value in start.contexts.items()},
         manifests=_manifests(start),
+        cache_from=tuple(canonical(name) for name in start.cache_from),
+        cache_to=tuple(
+            CacheTarget(canonical(each.reference), each.all_steps, each.ignore_errors) for each in start.cache_to
+        ),
+        inline_cache=start.inline_cache or start.build_args.get("BUILDKIT_INLINE_CACHE") == "1",
+        cache_credentials=tuple(_cache_credentials(start)),
     )
+
+
+def _cache_credentials(start: pb.ImageServiceBuildRequest.Start) -> Iterator[RegistryCredentials]:
+    for message in start.cache_credentials:
+        credentials = credentials_of(message)
+        if credentials is None or not credentials.registry:
+            raise invalid("cache_credentials", "must name the registry that they are for")
+        yield credentials
 
 
 def _manifests(start: pb.ImageServiceBuildRequest.Start) -> dict[str, str]:

@@ -6,8 +6,8 @@ A stage is a task; another stage that needs it awaits the task. Equal steps of b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from shoald.dockerfile.steps import (
     StageBase,
     Step,
 )
+from shoald.images.layerfetch import Origin
 from shoald.metadata.leases import HoldKind
 from shoald.metadata.store import Metadata
 from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
@@ -38,6 +39,7 @@ from shoald.model.image import Image
 
 Emit = Callable[[object], None]
 Log = Callable[[bool, bytes], None]
+Restore = Callable[["Build", str, Origin, str | None, str], Awaitable[str | None]]
 MAKERS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
 
 
@@ -70,6 +72,10 @@ class Build:
     lease: str
     userns_base: int
     emit: Emit
+    known: Mapping[str, Origin] = field(default_factory=dict)
+    """What caches in registries have, by key."""
+    made: dict[str, StepLayer] = field(default_factory=dict)
+    """The layers of all steps that were done, or found, by key."""
 
     def files_of(self, base: ContextBase) -> Path:
         """The directory of a context."""
@@ -110,8 +116,11 @@ class Solver:
         executor: Executor,
         find_image: Callable[[str, Platform, BuildRequest, Emit], Coroutine[Any, Any, Image]],
         begin_packing: Callable[[StepLayer, str], None],
+        restore: Restore,
     ) -> None:
-        """`begin_packing(layer, lease)` is told of each layer of the result as soon as it is there."""
+        """`begin_packing(layer, lease)` is told of each layer of the result as soon as it is there; `restore` gives a
+        step's snapshot from a registry, or None."""
+        self.restore = restore
         self.md = md
         self.begin_packing = begin_packing
         self.executor = executor
@@ -260,17 +269,32 @@ class _Run:
         steps.begin(step.text, step.span)
         try:
             keyed = await executor.key(build, at, step, self)
-            snapshot, cached = await self._solver.snapshot(
-                build, keyed.key, lambda: executor.execute(build, at, step, keyed, self, steps.log)
-            )
+            made = _Made(lambda: executor.execute(build, at, step, keyed, self, steps.log))
+            if (origin := build.known.get(keyed.key)) is not None:
+                made.restore = lambda: self._solver.restore(build, keyed.key, origin, at.snapshot_id, step.text)
+            snapshot, cached = await self._solver.snapshot(build, keyed.key, made)
         except ShoalError as error:
             steps.end(error=str(error))
             raise _placed(error, step.span, build) from error
-        steps.end(cached=cached)
-        layer = StepLayer(keyed.key, snapshot)
+        steps.end(cached=cached or made.restored)
+        layer = build.made[keyed.key] = StepLayer(keyed.key, snapshot)
         if at.state.index in self._exported:
             self._solver.begin_packing(layer, self._build.lease)
         return replace(at, key=keyed.key, snapshot_id=snapshot, layers=(*at.layers, layer))
+
+
+class _Made:
+    """Makes a step's snapshot: from a registry where one has it, else by doing the step."""
+
+    def __init__(self, execute: Callable[[], Awaitable[str]]) -> None:
+        self._execute = execute
+        self.restore: Callable[[], Awaitable[str | None]] | None = None
+        self.restored = False
+
+    async def __call__(self) -> str:
+        found = await self.restore() if self.restore is not None else None
+        self.restored = found is not None
+        return found if found is not None else await self._execute()
 
 
 class _Steps:

@@ -17,10 +17,12 @@ import msgspec
 from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.build.cacheformat import INLINE
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.packing import Packing
 from shoald.build.place import BuildPlace
+from shoald.build.remotecache import RemoteCaches
 from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
 from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
 from shoald.dockerfile.config import HistoryEntry
@@ -56,6 +58,7 @@ class BuildCases:
         assembler: Assembler,
         layers: Layers,
         contexts: Contexts,
+        caches: RemoteCaches,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -69,6 +72,7 @@ class BuildCases:
         self._assembler = assembler
         self._layers = layers
         self._contexts = contexts
+        self._caches = caches
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -158,9 +162,11 @@ class BuildCases:
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
-            build = Build(request, planned, place, lease, base, emit)
+            known = await self._caches.known(request, request.platform or Platform.host(), emit)
+            build = Build(request, planned, place, lease, base, emit, known)
             result = await self._solver.solve(build)
             image = await self._finish(build, result)
+            await self._caches.write(build, result.layers)
         self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
         return image
 
@@ -179,6 +185,8 @@ class BuildCases:
             "history": history,
         }
         below = self._assembler.layers_of(result.base_image) if result.base_image else []
+        if build.request.inline_cache:
+            document[INLINE] = [*("" for _ in below), *(layer.key for layer in result.layers)]
         own = [BuiltLayer(blob, self._snapshot(layer)) for layer, blob in zip(result.layers, blobs, strict=True)]
         document["rootfs"] = {"type": "layers", "diff_ids": [layer.blob.diff_id for layer in (*below, *own)]}
         body = json.dumps({key: value for key, value in document.items() if value != ""}, separators=(",", ":"))

@@ -12,6 +12,7 @@ from shoald.images.layerfetch import LayerFetcher
 from shoald.images.pull import Puller
 from shoald.images.push import Pusher
 from shoald.images.removal import remove_image, tag_image
+from shoald.images.restore import LayerRestorer
 from shoald.images.unpacker import UnpackLimits
 from shoald.metadata import Metadata
 from shoald.model.image import Image, Progress
@@ -43,6 +44,7 @@ class ImageStore:
         self._md = md
         self._platform = platform or Platform.host()
         fetcher = LayerFetcher(md, content, snapshots, registry, asyncio.Semaphore(parallel), limits or UnpackLimits())
+        self.restorer = LayerRestorer(md, snapshots, fetcher)
         self._puller = Puller(md, content, snapshots, registry, fetcher)
         self._pusher = Pusher(md, content, registry, parallel)
 

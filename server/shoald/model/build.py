@@ -79,6 +79,14 @@ class BuildSecret(Struct, frozen=True):
         return "BuildSecret(...)"
 
 
+class CacheTarget(Struct, frozen=True):
+    """Where a build's cache is written: `all_steps` of all stages (mode=max), or only what the result has."""
+
+    reference: str
+    all_steps: bool = False
+    ignore_errors: bool = False
+
+
 class BuildRequest(Struct, frozen=True):
     """What to build; the context comes as a directory that the engine unpacked beforehand."""
 
@@ -100,5 +108,11 @@ class BuildRequest(Struct, frozen=True):
     """Handles of forwarded agents by id."""
     contexts: Mapping[str, str] = field(default_factory=dict)
     """Named contexts: the reference of an image, or "" for a directory."""
+    cache_from: tuple[str, ...] = ()
+    """References of caches in registries."""
+    cache_to: tuple[CacheTarget, ...] = ()
+    inline_cache: bool = False
+    """The image says itself which steps its layers are of."""
+    cache_credentials: tuple[RegistryCredentials, ...] = ()
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Contexts by manifest: its digest by the name of the context ("" for the main one)."""
