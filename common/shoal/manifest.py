@@ -27,6 +27,13 @@ _PLAIN = re.compile(r"[!\"$-\[\]-~]+").fullmatch
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7])")
 _HEX = re.compile(r"[0-9a-f]{64}").fullmatch
 _LATEST_S = 2**33
+_NUMBERS = {
+    "mode": re.compile(r"[0-7]{4}").fullmatch,
+    "time": re.compile(r"-?[0-9]{1,10}\.0").fullmatch,
+    "size": re.compile(r"[0-9]{1,19}").fullmatch,
+    "inode": re.compile(r"[1-9][0-9]{0,9}").fullmatch,
+}
+_WANTED = {"dir": {"mode", "time"}, "link": {"mode", "time", "link"}, "file": {"mode", "time", "size", "sha256digest"}}
 
 
 class Entry(NamedTuple):
@@ -82,14 +89,17 @@ def parsed(data: bytes) -> list[Entry]:
         raise _invalid(f"it has {len(lines)} entries, more than {MAX_ENTRIES}")
     directories = {""}
     seen: set[str] = set()
+    several: dict[int, Entry] = {}
     entries = []
     for text in lines:
         entry = _entry(text)
         if entry.path in seen:
-            raise _invalid(f"{entry.path[:200]!a} is there twice")
+            raise _invalid(f"{entry.path[:120]!a} is there twice")
         if entry.path.rpartition("/")[0] not in directories:
-            raise _invalid(f"the directory of {entry.path[:200]!a} is missing, or comes after it")
+            raise _invalid(f"the directory of {entry.path[:120]!a} is missing, or comes after it")
         seen.add(entry.path)
+        if entry.inode and several.setdefault(entry.inode, entry)._replace(path=entry.path) != entry:
+            raise _invalid(f"{entry.path[:120]!a} is one file with another one that is different")
         if entry.kind == "d":
             directories.add(entry.path)
         entries.append(entry)
@@ -100,37 +110,34 @@ def _entry(text: str) -> Entry:
     name, *words = text.split(" ")
     fields = dict(word.split("=", 1) for word in words if "=" in word)
     if len(fields) != len(words) or not name.startswith("./"):
-        raise _invalid(f"{text[:200]!a} is no entry")
-    path = _unescaped(name[2:])
-    _check_path(path)
+        raise _invalid(f"{text[:120]!a} is no entry")
     kind = fields.pop("type", "")
-    try:
-        mode, time = int(fields.pop("mode"), 8), int(fields.pop("time").removesuffix(".0"))
-        size, inode = int(fields.pop("size", "0")), int(fields.pop("inode", "0"))
-    except (KeyError, ValueError):
-        raise _invalid(f"{text[:200]!a} lacks a number") from None
-    if not 0 <= mode <= 0o7777 or abs(time) > _LATEST_S or not 0 <= size < 2**62 or not 0 <= inode < 2**31:
-        raise _invalid(f"{text[:200]!a} has a number that can't be")
-    digest, link = fields.pop("sha256digest", ""), fields.pop("link", "")
-    told = (bool(digest), bool(link))
-    if fields or told != {"file": (True, False), "dir": (False, False), "link": (False, True)}.get(kind):
-        raise _invalid(f"{text[:200]!a} has the wrong keywords for its type")
-    if digest and not _HEX(digest):
-        raise _invalid(f"{text[:200]!a} has no SHA-256 digest")
-    if kind != "file" and (size or inode):
-        raise _invalid(f"{text[:200]!a} has the wrong keywords for its type")
-    link = _unescaped(link)
-    if "\0" in link or len(link) > _MAX_PATH:
-        raise _invalid(f"the target of {path[:200]!a} can't be")
+    if fields.keys() - ({"inode"} if kind == "file" else set()) != _WANTED.get(kind):
+        raise _invalid(f"{text[:120]!a} has the wrong keywords for its type")
+    for keyword, value in fields.items():
+        if keyword in _NUMBERS and not _NUMBERS[keyword](value):
+            raise _invalid(f"{text[:120]!a}: {keyword} is no number that can be")
+    path, link, digest = _unescaped(name[2:]), _unescaped(fields.get("link", "")), fields.get("sha256digest", "")
+    _check_path(path)
+    time = int(fields["time"].removesuffix(".0"))
+    mode, size, inode = int(fields["mode"], 8), int(fields.get("size", "0")), int(fields.get("inode", "0"))
+    if abs(time) > _LATEST_S or size >= 2**62 or inode >= 2**31:
+        raise _invalid(f"{text[:120]!a} has a number that can't be")
+    if kind == "file" and not _HEX(digest):
+        raise _invalid(f"{text[:120]!a} has no SHA-256 digest")
+    if kind == "link" and (not link or "\0" in link or len(_bytes(link)) > _MAX_PATH):
+        raise _invalid(f"the target of {path[:120]!a} can't be")
     return Entry(path, kind[0], mode, time, size, digest, link, inode)
 
 
 def _check_path(path: str) -> None:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in path:
-        raise _invalid(f"{path[:200]!a} is no relative path without . and ..")
-    if len(parts) > _MAX_DEPTH or len(path) > _MAX_PATH or any(len(_bytes(part)) > _MAX_NAME for part in parts):
-        raise _invalid(f"{path[:200]!a} is too long or too deep")
+        raise _invalid(f"{path[:120]!a} is no relative path without . and ..")
+    if len(parts) > _MAX_DEPTH or len(_bytes(path)) > _MAX_PATH:
+        raise _invalid(f"{path[:120]!a} is too long or too deep")
+    if any(len(_bytes(part)) > _MAX_NAME for part in parts):
+        raise _invalid(f"{path[:120]!a} has a name that is too long")
 
 
 def _bytes(text: str) -> bytes:

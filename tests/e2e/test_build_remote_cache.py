@@ -14,6 +14,7 @@ from tests.support.daemon import Fleet
 from tests.support.docker_registry import DockerRegistry
 
 pytestmark = pytest.mark.root
+UNIQUE = "cat /proc/sys/kernel/random/uuid"
 
 
 def build(host: Fleet, name: str, directory: Path, *flags: str, code: int = 0) -> str:
@@ -25,8 +26,8 @@ def build(host: Fleet, name: str, directory: Path, *flags: str, code: int = 0) -
 def context(tmp_path: Path, busybox: str) -> Path:
     (tmp_path / "data").write_text("data\n")
     (tmp_path / "Dockerfile").write_text(
-        f"FROM {busybox} AS make\nCOPY data /data\nRUN cat /proc/sys/kernel/random/uuid > /made && cat /data >> /made\n"
-        f"FROM {busybox}\nRUN mkdir -p /d/e && cat /proc/sys/kernel/random/uuid > /d/e/own && chmod 700 /d\nCOPY --from=make /made /made\n"
+        f"FROM {busybox} AS make\nCOPY data /data\nRUN {UNIQUE} > /made && cat /data >> /made\n"
+        f"FROM {busybox}\nRUN mkdir -p /d/e && {UNIQUE} > /d/e/own && chmod 700 /d\nCOPY --from=make /made /made\n"
     )
     return tmp_path
 

@@ -77,7 +77,7 @@ class HashCache:
     def _load(self) -> dict[str, str]:
         try:
             read = json.loads(self._file.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return {str(key): str(value) for key, value in read.items()} if isinstance(read, dict) else {}
 

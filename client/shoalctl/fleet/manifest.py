@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 import time
@@ -18,6 +19,7 @@ from shoal.manifest import Entry, encoded
 from shoalctl.fleet.context import BuildContext, unreadable
 from shoalctl.fleet.localtree import cache_directory, hashed
 
+_HEX = re.compile(r"[0-9a-f]{64}").fullmatch
 _SETTLED_S = 2.0
 """A file that was changed in the last moments may change again without its times telling."""
 _FORGOTTEN_S = 60 * 24 * 3600.0
@@ -54,14 +56,16 @@ class SharedManifest:
         """The manifest; a new one where the last is `but`. Raises as `manifest_of`."""
         async with self._making:
             if self._made is None or self._made is but:
-                self._made = await asyncio.to_thread(manifest_of, self._context)
+                # What did not come as it was said to be may be remembered wrongly: all is read again.
+                self._made = await asyncio.to_thread(manifest_of, self._context, forget=but is not None)
             return self._made
 
 
-def manifest_of(context: BuildContext) -> Manifest:
-    """Walk over the context, and read what is not known (blocking). Raises FailedPrecondition (CONTEXT_UNREADABLE,
-    FILES_CHANGED)."""
-    known = _Known(context.root)
+def manifest_of(context: BuildContext, *, forget: bool = False) -> Manifest:
+    """Walk over the context, and read what is not known, or all (blocking).
+
+    Raises FailedPrecondition (CONTEXT_UNREADABLE, FILES_CHANGED)."""
+    known = _Known(context.root, forget=forget)
     contents: dict[str, Content] = {}
     skipped: list[str] = []
     data = encoded(_entries(context, known, contents, skipped))
@@ -71,18 +75,22 @@ def manifest_of(context: BuildContext) -> Manifest:
 
 def _entries(context: BuildContext, known: _Known, contents: dict[str, Content], skipped: list[str]) -> Iterator[Entry]:
     posix = os.name == "posix"
-    first: dict[tuple[int, int], tuple[int, str]] = {}
+    first: dict[tuple[int, int], Entry] = {}
     for name, path, found in context.files():
         kind = stat.S_IFMT(found.st_mode)
         mode = found.st_mode & 0o7777 if posix else 0o755
         modified = found.st_mtime_ns // 10**9
         if kind == stat.S_IFREG:
-            inode = 0
-            if found.st_nlink > 1:
-                inode, _ = first.setdefault((found.st_dev, found.st_ino), (len(first) + 1, name))
+            place = (found.st_dev, found.st_ino)
+            if found.st_nlink > 1 and place in first:
+                yield first[place]._replace(path=name)
+                continue
             digest = known.digest(name, path, found)
             contents[f"sha256:{digest}"] = Content(path, found.st_size)
-            yield Entry(name, "f", mode, modified, found.st_size, digest, "", inode)
+            entry = Entry(name, "f", mode, modified, found.st_size, digest)
+            if found.st_nlink > 1:
+                entry = first[place] = entry._replace(inode=len(first) + 1)
+            yield entry
         elif kind == stat.S_IFDIR:
             yield Entry(name, "d", mode, modified)
         elif kind == stat.S_IFLNK:
@@ -99,10 +107,10 @@ class _Known:
     """Digests of a directory's files by name, valid while size, times and inode are the same. In the user's cache
     directory, which can be deleted at any time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, forget: bool) -> None:
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
         self._file = cache_directory() / "contexts" / f"{name}.json"
-        self._old = self._load()
+        self._old = {} if forget else self._load()
         self._new: dict[str, list[int | str]] = {}
         self._settled_ns = int((time.time() - _SETTLED_S) * 1e9)
         self._read = False
@@ -141,8 +149,12 @@ class _Known:
     def _load(self) -> dict[str, list[int | str]]:
         try:
             read = json.loads(self._file.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        if not isinstance(read, dict) or not all(isinstance(each, list) and len(each) == 5 for each in read.values()):
+        if not isinstance(read, dict) or not all(map(_is_known, read.values())):
             return {}
         return read
+
+
+def _is_known(each: object) -> bool:
+    return isinstance(each, list) and len(each) == 5 and isinstance(each[4], str) and _HEX(each[4]) is not None

@@ -62,14 +62,22 @@ async def send_context(
     from shoal.v1 import file_pb2
 
     request = file_pb2.FileServicePrepareContextRequest(digest=manifest.digest)
-    try:
-        answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
-    except FailedPrecondition as error:
-        if error.reason != "CONTEXT_MISSING":
-            raise
-        await _put(host, [Blob(manifest.digest, len(manifest.data), lambda: iter(_pieces(manifest.data)))])
-        answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
-    lacking = [(digest, manifest.contents[digest]) for digest in answer.missing]
+    more = True
+    while more:
+        try:
+            answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
+        except FailedPrecondition as error:
+            if error.reason != "CONTEXT_MISSING":
+                raise
+            await _put(host, [Blob(manifest.digest, len(manifest.data), lambda: iter(_pieces(manifest.data)))])
+            answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
+        await _send_contents(host, [(digest, manifest.contents[digest]) for digest in answer.missing], sent)
+        more = answer.more
+
+
+async def _send_contents(
+    host: HostClient, lacking: Sequence[tuple[str, Content]], sent: Callable[[int, int], None]
+) -> None:
     total = sum(content.size for _, content in lacking)
     done = 0
 
@@ -79,8 +87,7 @@ async def send_context(
         sent(done, total)
 
     blobs = [Blob(digest, content.size, partial(_read, content)) for digest, content in lacking]
-    parts = [blobs[number::_STREAMS] for number in range(_STREAMS)]
-    tasks = [asyncio.create_task(_put(host, part, count)) for part in parts if part]
+    tasks = [asyncio.create_task(_put(host, blobs[n::_STREAMS], count)) for n in range(_STREAMS) if blobs[n::_STREAMS]]
     try:
         await asyncio.gather(*tasks)
     finally:

@@ -13,6 +13,8 @@ from shoald.engine.ports import Engine
 from shoald.model.file import TreeEntry
 
 _MAX_CHUNK_BYTES = 1 << 20
+_MOST = 20_000
+"""Digests of an answer."""
 
 
 class FileService(file_pb2_grpc.FileServiceServicer):
@@ -45,7 +47,7 @@ class FileService(file_pb2_grpc.FileServiceServicer):
         self, request: pb.FileServicePrepareContextRequest, context: Context
     ) -> pb.FileServicePrepareContextResponse:
         missing = await self._engine.files.prepare_context(required("digest", request.digest))
-        return pb.FileServicePrepareContextResponse(missing=missing)
+        return pb.FileServicePrepareContextResponse(missing=missing[:_MOST], more=len(missing) > _MOST)
 
     async def Replace(self, request: pb.FileServiceReplaceRequest, context: Context) -> pb.FileServiceReplaceResponse:
         await self._engine.files.replace(

@@ -42,7 +42,10 @@ class Arranging:
         elif self._base is not None:
             self._elsewhere = {content: self._base + path for content, path in found.items()}
         todo = [entry for entry in entries if entry.path not in kept]
-        self._wanted.update(entry.content for entry in todo if entry.kind == "f")
+        firsts = {entry.inode: entry.path for entry in reversed(todo) if entry.inode}
+        self._wanted.update(
+            entry.content for entry in todo if entry.kind == "f" and firsts.get(entry.inode, entry.path) == entry.path
+        )
         for entry in todo:
             self._make(entry)
         if change:

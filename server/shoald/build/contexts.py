@@ -23,13 +23,13 @@ import structlog
 
 from shoal import manifest
 from shoal.digest import Digest
-from shoal.errors import FailedPrecondition, NotFound, ShoalError
+from shoal.errors import DataLoss, FailedPrecondition, NotFound, ShoalError
 from shoal.manifest import Entry
 from shoald.build.arranging import Arranging
 from shoald.build.selection import Tree, TreeEntry
 from shoald.files.store import ContentTrees
 from shoald.host.blocking import in_thread, to_end
-from shoald.host.files import atomic_write
+from shoald.host.boot import same_boot
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree, tree_size
 from shoald.model.buildcache import CacheKind, CacheRecord
@@ -123,7 +123,11 @@ class Contexts:
         digest = f"sha256:{name}"
         if self._files.missing([digest]):
             raise _missing(digest)
-        data = await in_thread(functools.partial(self._files.read, digest, manifest.MAX_BYTES))
+        try:
+            data = await in_thread(functools.partial(self._files.read, digest, manifest.MAX_BYTES))
+        except (DataLoss, NotFound) as error:  # damaged on the disk: the client can send it again
+            self._files.consumed([digest])
+            raise _missing(digest) from error
         return await in_thread(lambda: [_tree_entry(entry) for entry in manifest.parsed(data)])
 
     async def _make(self, name: str) -> None:
@@ -251,12 +255,10 @@ class Contexts:
         Files of contexts are never synced: after a crash of the host they may not hold what their digests say, so that
         none outlives a boot.
         """
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        same = (self._root / _BOOT).exists() and (self._root / _BOOT).read_text() == boot
+        same = same_boot(self._root / _BOOT)
         for name in os.listdir(self._root):
             if name != _BOOT and (name.startswith(".") or not same):
                 remove_tree(self._root / name)
-        atomic_write(self._root / _BOOT, boot.encode())
 
     def _names(self) -> list[str]:
         return sorted(name for name in os.listdir(self._root) if not name.startswith("."))

@@ -79,7 +79,7 @@ class RemoteCaches:
         return read_inline(config, manifest, parse_config(config).rootfs.diff_ids)
 
     async def restored(self, build: Build, key: str, origin: Origin, parent_id: str | None, text: str) -> str | None:
-        """The snapshot of a step, fetched, and in the local cache from now on. None, with a warning, where it failed."""
+        """The snapshot of a step, fetched, and in the local cache from now on. None, with a warning, if it failed."""
         try:
             snapshot = await self._restorer.restore(origin, parent_id, build.lease, build.emit)
         except ShoalError as error:

@@ -1,8 +1,8 @@
 """Clients' files on the host: `<root>/blobs/<hex>` and immutable trees `<root>/trees/<hex>/data`.
 
-Order on disk: temporary name -> rename -> row. A blob's bytes are hashed again whenever a tree is made of it, so that
-they need no sync of their own; a tree is on the disk before it has a name. What has no row is garbage, which `recover`
-removes.
+Order on disk: temporary name -> rename -> row. A blob's bytes are hashed again whenever a tree is made of it, and no
+blob outlives a boot, so that they need no sync of their own; a tree is on the disk before it has a name. What has no row
+is garbage, which `recover` removes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted, ShoalError
 from shoald.files.tree import checked_tree
 from shoald.host.blocking import in_thread, to_end
+from shoald.host.boot import same_boot
 from shoald.host.files import sync_directory, sync_file_system
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 KEPT_S = 3600.0
 """How long blobs and trees that no container uses are kept."""
-MAX_BLOB_BYTES = 1 << 30
+MAX_BLOB_BYTES = 1 << 40
 MAX_TREE_BYTES = 4 << 30
 _CHUNK = 1 << 20
 _TMP = ".tmp-"
@@ -47,6 +48,7 @@ class ContentTrees:
 
     def __init__(self, md: Metadata, root: Path) -> None:
         self._md = md
+        self._root = root
         self._blobs = root / "blobs"
         self._trees = root / "trees"
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -60,7 +62,18 @@ class ContentTrees:
         """Those that are not here; the others are kept for KEPT_S from now on. Raises InvalidArgument."""
         wanted = list(dict.fromkeys(str(Digest.parse(digest)) for digest in digests))
         held = self._md.files.blobs.touch(wanted)
+        gone = [digest for digest, size in held.items() if not self._is_here(digest, size)]
+        for digest in gone:
+            self._md.files.blobs.delete(digest)
+            del held[digest]
         return [digest for digest in wanted if digest not in held]
+
+    def _is_here(self, digest: str, size: int) -> bool:
+        """A context may have taken the file, which is moved into it."""
+        try:
+            return os.stat(self._blobs / Digest.parse(digest).hex).st_size == size
+        except FileNotFoundError:
+            return False
 
     async def put(self, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
         """Store a blob of exactly `size` bytes. Raises DataLoss (DIGEST_MISMATCH), ResourceExhausted (FILE_TOO_LARGE,
@@ -89,11 +102,14 @@ class ContentTrees:
     async def put_all(self, blobs: Sequence[tuple[str, bytes]]) -> None:
         """Store several small blobs at once. Raises as `put`."""
         names = [Digest.parse(digest) for digest, _ in blobs]
-        await to_end(in_thread(functools.partial(self._put_all, names, [data for _, data in blobs])))
-        self._md.files.blobs.put_all((str(name), len(data)) for name, (_, data) in zip(names, blobs, strict=True))
+        done: list[tuple[str, int]] = []
+        try:
+            await to_end(in_thread(functools.partial(self._put_all, names, [data for _, data in blobs], done)))
+        finally:
+            self._md.files.blobs.put_all(done)
 
-    def _put_all(self, names: Sequence[Digest], contents: Sequence[bytes]) -> None:
-        """Blocking."""
+    def _put_all(self, names: Sequence[Digest], contents: Sequence[bytes], done: list[tuple[str, int]]) -> None:
+        """Blocking. Those that are there are added to `done`."""
         for name, data in zip(names, contents, strict=True):
             if hashlib.sha256(data).hexdigest() != name.hex:
                 raise _damaged(name)
@@ -106,6 +122,7 @@ class ContentTrees:
                     finally:
                         os.close(fd)
                     temporary.rename(self._blobs / name.hex)
+                done.append((str(name), len(data)))
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -280,7 +297,11 @@ class ContentTrees:
         return len(trees) + len(blobs)
 
     async def recover(self) -> None:
-        """Bring rows and disk into agreement, for start-up: what a killed daemon had begun goes."""
+        """Bring rows and disk into agreement, for start-up: what a killed daemon had begun goes, and blobs of an earlier
+        boot."""
+        if not same_boot(self._root / ".boot"):
+            for entry in list(self._blobs.iterdir()):
+                entry.unlink()
         trees = {Digest.parse(digest).hex for digest in self._md.files.trees.all()}
         blobs = {Digest.parse(digest).hex for digest in self._md.files.blobs.all()}
         for entry in list(self._trees.iterdir()):

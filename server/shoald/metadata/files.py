@@ -31,17 +31,17 @@ class _Aged:
             for digest, size_bytes in blobs:
                 self.put(digest, size_bytes)
 
-    def touch(self, digests: Iterable[str]) -> set[str]:
-        """Note that these are of use; those that there are."""
+    def touch(self, digests: Iterable[str]) -> dict[str, int]:
+        """Note that these are of use; those that there are, with their sizes."""
         wanted = list(dict.fromkeys(digests))
-        found: set[str] = set()
+        found: dict[str, int] = {}
         moment = to_ns(now())
         with self._db.transaction():
             for start in range(0, len(wanted), _CHUNK):
                 part = wanted[start : start + _CHUNK]
                 marks = ", ".join("?" * len(part))
-                rows = self._db.rows(f"SELECT digest FROM {self._table} WHERE digest IN ({marks})", part)
-                found.update(row["digest"] for row in rows)
+                rows = self._db.rows(f"SELECT digest, size_bytes FROM {self._table} WHERE digest IN ({marks})", part)
+                found.update((row["digest"], int(row["size_bytes"])) for row in rows)
                 self._db.execute(f"UPDATE {self._table} SET used_at = ? WHERE digest IN ({marks})", [moment, *part])
         return found
 
