@@ -133,6 +133,7 @@ async def test_what_a_container_names_is_kept_and_the_rest_goes_in_time(files: C
 
 
 async def test_the_next_daemon_removes_what_was_half_made(files: ContentTrees, md: Metadata, tmp_path: Path) -> None:
+    await files.recover()
     blob = await put(files, b"x")
     digest = await files.assemble(tree(blob))
     root = tmp_path / "files"
@@ -212,3 +213,18 @@ def test_a_tree_that_is_taken_never_leads_through_a_link_or_out(entries: list[Tr
         assert not entry.path.startswith("/")
         assert not any("/".join(parts[:end]) in links for end in range(1, len(parts)))
     assert checked_tree(entries) == digest
+
+
+async def test_no_blob_outlives_a_boot(files: ContentTrees, md: Metadata, tmp_path: Path) -> None:
+    """Their bytes may not be on the disk."""
+    await files.recover()
+    blob = await put(files, b"x")
+    digest = await files.assemble(tree(blob))
+    (tmp_path / "files/.boot").write_text("an earlier one")
+    later = ContentTrees(md, tmp_path / "files")
+    await later.recover()
+    assert later.missing([blob]) == [blob]
+    assert later.path(digest).exists()
+    await put(later, b"x")
+    await ContentTrees(md, tmp_path / "files").recover()
+    assert later.missing([blob]) == []

@@ -1,8 +1,8 @@
 """Clients' files on the host: `<root>/blobs/<hex>` and immutable trees `<root>/trees/<hex>/data`.
 
 Order on disk: temporary name -> rename -> row. A blob's bytes are hashed again whenever a tree is made of it, and no
-blob outlives a boot, so that they need no sync of their own; a tree is on the disk before it has a name. What has no row
-is garbage, which `recover` removes.
+blob outlives a boot, so that they need no sync of their own; a tree is on the disk before it has a name. What has no
+row is garbage, which `recover` removes.
 """
 
 from __future__ import annotations
@@ -297,8 +297,8 @@ class ContentTrees:
         return len(trees) + len(blobs)
 
     async def recover(self) -> None:
-        """Bring rows and disk into agreement, for start-up: what a killed daemon had begun goes, and blobs of an earlier
-        boot."""
+        """Bring rows and disk into agreement, for start-up: what a killed daemon had begun goes, and blobs of an
+        earlier boot."""
         if not same_boot(self._root / ".boot"):
             for entry in list(self._blobs.iterdir()):
                 entry.unlink()
