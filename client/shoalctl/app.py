@@ -51,6 +51,8 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("logs", "Show the output of containers, of several hosts in one"),
     "attach": Verb("attach", "Connect to the streams of a running container"),
     "inspect": Verb("inspect", "Show all that is known of containers or images, as JSON"),
+    "save": Verb("save", "Write images as an archive, for `load` and for docker"),
+    "load": Verb("load", "Make the images of an archive"),
     "tag": Verb("tag", "Give an image one more name"),
     "wait": Verb("wait", "Wait until containers stop, and print their exit codes"),
     "info": Verb("info", "Show what the hosts have"),

@@ -18,12 +18,7 @@ from shoal.errors import FailedPrecondition, ShoalError
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
-from shoald.build.executor import StepExecutor
-from shoald.build.fetching import Fetching
-from shoald.build.mounts import StepMounts
-from shoald.build.packing import Packing
-from shoald.build.remotecache import RemoteCaches
-from shoald.build.solver import Solver
+from shoald.compose_builds import compose_builds
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
 from shoald.containers.copying import ContainerFiles, ImageFiles
@@ -35,7 +30,6 @@ from shoald.containers.populate import populate_from_image
 from shoald.containers.probe import HealthProber
 from shoald.containers.supervisor import Supervisor
 from shoald.content.local import LocalContent
-from shoald.engine.build import BuildCases, find_base
 from shoald.engine.buildcache import BuildCacheCases
 from shoald.engine.changes import ChangesCases
 from shoald.engine.commit import CommitCases
@@ -61,6 +55,7 @@ from shoald.files.vault import SecretVault
 from shoald.gc.collect import Collected, collect
 from shoald.host import cgroups, overlayfs
 from shoald.host.controllers import MountedControllers
+from shoald.host.files import disk_space
 from shoald.host.trees import remove_tree
 from shoald.host.userns import UserNamespaces
 from shoald.images.assemble import Assembler
@@ -187,7 +182,17 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         async def collect_garbage() -> Collected:
             return await collect(md, content, snapshots)
 
-        images = ImageCases(md, content, store, operations, events.publish, collect_garbage, metrics)
+        images = ImageCases(
+            md,
+            content,
+            store,
+            operations,
+            events.publish,
+            collect_garbage,
+            metrics,
+            Layers(md, content, snapshots, root / "tmp/layers"),
+            root / "tmp",
+        )
         containers = ContainerCases(
             md,
             supervisor,
@@ -214,7 +219,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         await asyncio.to_thread(caches.sweep)
         contexts = Contexts(root / "contexts", files)
         await asyncio.to_thread(contexts.sweep)
-        builds = _builds(
+        builds = compose_builds(
             config,
             md,
             content,
@@ -251,6 +256,9 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         stack.push_async_callback(_cancelled, collecting)
         cleaning = asyncio.create_task(contexts.collect_forever(), name="contexts")
         stack.push_async_callback(_cancelled, cleaning)
+        build_cache = BuildCacheCases(md, caches, contexts, collect_garbage)
+        limiting = asyncio.create_task(build_cache.keep_within(lambda: _cache_limit(config)), name="build cache")
+        stack.push_async_callback(_cancelled, limiting)
         await collect_garbage()
         stack.push_async_callback(operations.close)
         events.publish("daemon", "start", md.meta.host_id, {})
@@ -258,7 +266,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             images=images,
             builds=builds,
             agents=agents,
-            build_cache=BuildCacheCases(md, caches, contexts, collect_garbage),
+            build_cache=build_cache,
             containers=containers,
             control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),
             insight=_insight(config, md, content, snapshots, supervisor, events),
@@ -301,65 +309,9 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def _builds(
-    config: Config,
-    md: Metadata,
-    content: LocalContent,
-    snapshots: OverlaySnapshotter,
-    launcher: Launcher,
-    vault: SecretVault,
-    caches: CacheMounts,
-    contexts: Contexts,
-    agents: Agents,
-    images: ImageCases,
-    store: ImageStore,
-    registry: RegistryClient,
-    operations: Operations,
-    events: EventLog,
-    metrics: EngineMetrics,
-    stack: AsyncExitStack,
-) -> BuildCases:
-    tmp = config.root / "tmp"
-    layers = Layers(md, content, snapshots, tmp / "layers")
-
-    def subnets_of_containers() -> list[str]:
-        own = [subnet for network in md.networks.list() for subnet in network.subnets]
-        return [config.network.subnet, config.network.pool, *own]
-
-    executor = StepExecutor(
-        md,
-        snapshots,
-        launcher,
-        vault,
-        StepMounts(snapshots, caches, agents, tmp),
-        lambda source, root, into: layers.unpack_archive(source, root, into=into),
-        Fetching(subnets_of_containers),
-    )
-    packing = Packing(md, content, layers)
-    stack.push_async_callback(packing.close)
-    remote = RemoteCaches(md, content, registry, store.restorer, packing)
-    solver = Solver(
-        md,
-        executor,
-        lambda reference, platform, request, emit: find_base(md, images.pull_now, reference, platform, request, emit),
-        packing.begin,
-        remote.restored,
-    )
-    return BuildCases(
-        md,
-        operations,
-        solver,
-        executor,
-        packing,
-        Assembler(md, content, snapshots),
-        layers,
-        contexts,
-        remote,
-        tmp,
-        config.userns,
-        events.publish,
-        metrics,
-    )
+def _cache_limit(config: Config) -> int:
+    """Bytes that builds may keep."""
+    return config.build.cache_bytes or disk_space(config.root).total // 10
 
 
 async def _runtime(config: Config, controllers: MountedControllers) -> tuple[ConmonRuntime, str, list[str]]:

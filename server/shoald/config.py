@@ -94,6 +94,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_message_bytes: int = 4 << 20
 
 
+class Build(Struct, frozen=True, kw_only=True):
+    """What builds may keep."""
+
+    cache_bytes: int = 0
+    """Of results of steps, cache mounts and contexts; the least recently used beyond it go. 0: a tenth of the disk; -1:
+    no limit."""
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """All that an operator can set."""
 
@@ -116,6 +124,7 @@ class Config(Struct, frozen=True, kw_only=True):
     runtime: Runtime = Runtime()
     userns: Userns = Userns()
     limits: Limits = Limits()
+    build: Build = Build()
 
     @property
     def socket_path(self) -> Path | None:

@@ -29,6 +29,7 @@ def check(config: Config) -> None:
     _check_network(config)
     _check_runtime(config)
     _check_userns(config)
+    _require(config.build.cache_bytes >= -1, "build.cache_bytes", "must be at least -1")
     for key in ("max_calls", "max_streams", "max_message_bytes"):
         _require(getattr(config.limits, key) >= 1, f"limits.{key}", "must be at least 1")
 

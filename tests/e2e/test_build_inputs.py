@@ -73,7 +73,7 @@ def test_a_required_secret_that_is_missing_and_bad_flags(host: Fleet, busybox: s
         (("--build-context", "x"), "NAME=DIRECTORY"),
         (("--build-context", "x=/does/not/exist"), "not a directory"),
         (("--build-context", "x=docker-image://UPPER"), "invalid"),
-        (("-o", "type=oci,dest=x"), "there is no type"),
+        (("-o", "type=what,dest=x"), "there is no type"),
         (("-o", "type=local"), "dest=PATH"),
     ):
         assert word in build(host, tmp_path, text, *flags, code=2)
@@ -292,3 +292,59 @@ RUN test -z "$SSH_AUTH_SOCK" && test ! -e /run/buildkit
     said = build(host, context, f"FROM {busybox}\nRUN --mount=type=ssh,required=true true\n", code=1)
     assert "--ssh default" in said
     assert "no agent runs here" in build(host, context, text, "--ssh", "default", code=2)
+
+
+def test_a_shell_in_the_state_before_a_step_that_fails(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    text = f"""FROM {busybox} AS base
+ARG GREETING
+ENV KEPT=kept
+WORKDIR /here
+RUN echo before > file
+RUN echo after > file \\
+ && test -e /nowhere
+FROM base
+RUN echo never
+"""
+    assert "hint: look at the state before it: shoal build --debug" in build(host, directory, text, code=1)
+    before = host.shoal("images", "-q").stdout
+    done = subprocess.run(
+        host.command("build", "--debug", "--build-arg", "GREETING=hello", "-t", "never", str(directory)),
+        input="pwd; cat file; echo $KEPT $GREETING; exit 7\n",
+        capture_output=True,
+        text=True,
+        env=host.environment(),
+    )
+    assert (done.returncode, done.stdout) == (1, "/here\nbefore\nkept hello\n"), done.stderr
+    assert "a shell on h1, before line 6" in done.stderr
+    assert host.shoal("images", "-q").stdout == before
+    assert host.shoal("ps", "-aq").stdout == ""
+
+
+def test_the_same_image_at_another_time(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    """SOURCE_DATE_EPOCH with --rewrite-timestamp; and what is shared with the context keeps its own time there."""
+    directory = tmp_path / "c"
+    directory.mkdir()
+    (directory / "file").write_text("file")
+    text = f"""FROM {busybox}
+COPY file /file
+WORKDIR /a/b
+RUN mkdir d && echo x > d/e && ln -s e d/f && rm /bin/[
+"""
+    flags = ("--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000")
+    plain = build(host, directory, text, "-q", *flags).strip()
+    first = str(int((directory / "file").stat().st_mtime))
+    ids = []
+    for _ in range(2):
+        ids.append(build(host, directory, text, "-q", "--rewrite-timestamp", *flags).strip())
+        time.sleep(1.1)
+        (directory / "file").touch()
+    assert ids[0] == ids[1]
+    assert ids[0] != plain
+    told = run(host, "stat", "-c", "%Y %n", "/file", "/a", "/a/b", "/a/b/d", "/a/b/d/e", "/a/b/d/f")
+    assert {line.split()[0] for line in told.splitlines()} == {"1000000000"}
+    build(host, directory, f"FROM {busybox}\nCOPY file /file\n")
+    assert run(host, "stat", "-c", "%Y", "/file").strip() == first
+    build(host, directory, text, "-q", "-o", "type=image,rewrite-timestamp=true", *flags)
+    assert "needs SOURCE_DATE_EPOCH" in build(host, directory, text, "--rewrite-timestamp", code=2)
+    build(host, directory, text, "-o", "type=image,rewrite-timestamp=true", code=1)

@@ -125,3 +125,27 @@ async def test_a_put_that_does_not_begin(channel: grpc.aio.Channel) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await FileServiceStub(channel).Put(iter(wrong))
         assert error_info(caught.value).reason == "INVALID_FIELD"
+
+
+async def test_small_blobs_come_together(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
+    message = file_pb2.FileServicePutRequest
+    batch = message(batch=message.Batch(blobs=[message.Blob(digest="d1", content=b"1"), message.Blob(digest="d2")]))
+    large = [message(begin=message.Begin(digest="d3", size_bytes=2)), message(chunk=b"3"), message(chunk=b"3")]
+    await FileServiceStub(channel).Put(iter([batch, *large, batch]))
+    assert engine.blobs == {"d1": b"1", "d2": b"", "d3": b"33"}
+    too_large = message(batch=message.Batch(blobs=[message.Blob(digest="d", content=bytes(1 << 19))] * 3))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await FileServiceStub(channel).Put(iter([too_large]))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_a_context_lacks(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
+    request = file_pb2.FileServicePrepareContextRequest(digest="sha256:1")
+    for count, told, more in ((0, 0, False), (20_000, 20_000, False), (20_001, 20_000, True)):
+        engine.lacking = [str(number) for number in range(count)]
+        answer = await FileServiceStub(channel).PrepareContext(request)
+        assert (len(answer.missing), answer.more) == (told, more)
+    assert engine.asked("prepare_context") == ("sha256:1",)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await FileServiceStub(channel).PrepareContext(file_pb2.FileServicePrepareContextRequest())
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -29,10 +29,19 @@ from shoald.engine.ports import (
     MountPoint,
     Pushed,
 )
-from shoald.model.build import BuildRequest, BuildState, BuildSummary, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import (
+    BuildEstimate,
+    BuildRequest,
+    BuildState,
+    BuildSummary,
+    BuildWarning,
+    StepFinished,
+    StepLog,
+    StepStarted,
+)
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.image import Image, Loaded, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 from shoald.model.path import PathStat
 from tests.support.fake_records import BRIDGE as BRIDGE
@@ -75,6 +84,8 @@ class FakeEngine:
     log_line: bytes = b"line"
     lines_given: int = 0
     blobs: dict[str, bytes] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)
+    """What a context lacks."""
 
     def _called(self, name: str, *arguments: Any) -> None:
         self.calls.append((name, arguments))
@@ -129,6 +140,19 @@ class FakeEngine:
     async def export_image(self, name: str) -> AsyncIterator[bytes]:
         self._called("export_image", name)
         yield b"archive"
+
+    async def load_images(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Progress | Loaded]:
+        self._called("load_images", b"".join([chunk async for chunk in chunks]))
+        yield Progress("sha256:1", ProgressPhase.DOWNLOADING, 1, 2)
+        yield Loaded(IMAGE, ("web:1",))
+
+    async def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+        self._called("save_images", tuple(names), docker)
+        yield b"archive"
+
+    async def estimate_build(self, request: BuildRequest) -> BuildEstimate:
+        self._called("estimate_build", request)
+        return BuildEstimate(3, True, Platform("linux", "amd64"))
 
     def list_builds(self) -> Sequence[BuildSummary]:
         self._called("list_builds")

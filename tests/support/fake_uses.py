@@ -200,6 +200,14 @@ class FakeFiles:
         self._engine._called("put", digest, size)
         self._engine.blobs[digest] = b"".join([chunk async for chunk in chunks])
 
+    async def put_all(self, blobs: Sequence[tuple[str, bytes]]) -> None:
+        self._engine._called("put_all", tuple(blobs))
+        self._engine.blobs.update(blobs)
+
+    async def prepare_context(self, digest: str) -> Sequence[str]:
+        self._engine._called("prepare_context", digest)
+        return self._engine.lacking
+
     async def assemble(self, entries: Sequence[TreeEntry]) -> str:
         self._engine._called("assemble", tuple(entries))
         return "sha256:" + "4" * 64

@@ -51,6 +51,16 @@ def build(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it to the hosts; print ids for `build attach` and `cancel`.")
     ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Build on one of the hosts (of each platform): the one with most of it.")
+    ] = False,
+    distribute: Annotated[
+        bool, typer.Option("--distribute", help="As --once; then bring the result to the other hosts.")
+    ] = False,
+    rewrite_timestamp: Annotated[
+        bool, typer.Option("--rewrite-timestamp", help="No file is later than SOURCE_DATE_EPOCH.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Open a shell in the state before a RUN that fails.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only the image's id.")] = False,
     iidfile: Annotated[str, typer.Option("--iidfile", metavar="FILE", help="Write the image's id to a file.")] = "",
     secret: Annotated[
@@ -68,7 +78,7 @@ def build(
     ] = None,
     output: Annotated[
         Texts,
-        typer.Option("-o", "--output", metavar="DEST", help="A directory, or type=local|tar|image|registry,..."),
+        typer.Option("-o", "--output", metavar="DEST", help="A directory, or type=local|tar|oci|docker|image,dest=..."),
     ] = None,
     creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the base image's registry.")] = "",
 ) -> None:
@@ -82,6 +92,8 @@ def build(
     arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         arguments.setdefault("SOURCE_DATE_EPOCH", epoch)
+    if rewrite_timestamp and "SOURCE_DATE_EPOCH" not in arguments:
+        raise UsageFault("--rewrite-timestamp needs SOURCE_DATE_EPOCH", hint="set it in the environment: seconds")
     options = BuildOptions(
         path=path,
         file=file,
@@ -103,6 +115,10 @@ def build(
         cache_to=[parse_cache_to(text) for text in cache_to or ()],
         extra_hosts=list(add_host or ()),
         detach=detach,
+        rewrite_times=rewrite_timestamp,
+        debug=debug,
+        once=once or distribute,
+        distribute=distribute,
         ssh=ssh_agents(ssh or (), os.environ),
     )
     options.check()

@@ -44,6 +44,10 @@ class BuildOptions(NamedTuple):
     cache_from: Sequence[str] = ()
     cache_to: Sequence[CacheTarget] = ()
     detach: bool = False
+    rewrite_times: bool = False
+    debug: bool = False
+    once: bool = False
+    distribute: bool = False
     extra_hosts: Sequence[str] = ()
     ssh: Mapping[str, SshAgent] = EMPTY
 
@@ -129,6 +133,7 @@ class BuildOptions(NamedTuple):
                 for each in self.cache_to
                 if each.reference
             ],
+            rewrite_times=self.rewrite_times or any(each.rewrite_times for each in self.outputs),
             inline_cache=any(not each.reference for each in self.cache_to),
             cache_credentials=cache_credentials,
             extra_hosts=self.extra_hosts,

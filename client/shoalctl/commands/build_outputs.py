@@ -30,7 +30,9 @@ def check_outputs(options: BuildOptions, hosts: Sequence[str]) -> None:
         if len(hosts) > 1:
             raise UsageFault(f"--output type={output.kind} needs a single host", hint="choose one with -H")
         if output.dest == "-" and sys.stdout.isatty():
-            raise UsageFault("an archive is not for a terminal", hint="write it to a file: -o type=tar,dest=FILE")
+            raise UsageFault(
+                "an archive is not for a terminal", hint=f"write it to a file: -o type={output.kind},dest=FILE"
+            )
     if sum(output.dest == "-" for output in options.outputs) > 1:
         raise UsageFault("only one output can go to standard output")
 
@@ -42,9 +44,15 @@ async def deliver(host: HostClient, image: image_pb2.Image, output: Output, opti
             await _push(host, output.names or options.names)
         return
     from shoalctl.commands.exporting import unpack_archive, write_archive
+    from shoalctl.fleet.archives import save_images
     from shoalctl.fleet.builds import export_image
     from shoalctl.fleet.unpacking import LocalTarget
 
+    if output.kind in ("oci", "docker"):
+        names = output.names or options.tags or [image.id]
+        saved = save_images(host, names, docker=output.kind == "docker")
+        await write_archive(saved, "" if output.dest == "-" else output.dest)
+        return
     chunks = export_image(host, image.id)
     if output.kind == "tar":
         await write_archive(chunks, "" if output.dest == "-" else output.dest)

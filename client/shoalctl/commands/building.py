@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from shoal.errors import ShoalError
 from shoalctl import exits
 from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.build_outputs import check_outputs, deliver
+from shoalctl.commands.debugging import HINT, failed_line, open_shell
 from shoalctl.commands.id_file import IdFile
 from shoalctl.flags.dockerfile import Source, external_domain
 from shoalctl.flags.fault import UsageFault
@@ -29,6 +31,7 @@ from shoalctl.render.source_excerpt import excerpt
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
+    from shoalctl.commands.choosing import Builder
 
 _WORTH_A_LINE = 1 << 20  # bytes
 _CLEANUP = 10.0  # s for telling the hosts that the build is cancelled
@@ -49,6 +52,10 @@ class Building:
         options = self._options
         if options.iidfile and len(self._fleet.names) > 1:
             raise UsageFault("--iidfile needs a single host")
+        if options.debug and len(self._fleet.names) > 1:
+            raise UsageFault("--debug needs a single host", hint="choose one with -H")
+        if options.detach and options.distribute:
+            raise UsageFault("--detach leaves nobody here to --distribute the result")
         check_outputs(options, self._fleet.names)
         with self._iidfile, ExitStack() as stack:
             if is_git_url(options.path):
@@ -63,18 +70,50 @@ class Building:
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source), await self._cache_credentials())
-        for name in self._fleet.names:
-            self._builds[name] = Build(self._fleet.host(name), start, context, named)
         results: list[HostResult[image_pb2.Image | None]] = []
+        chosen: list[Builder] | None = None
+        if options.once and len(self._fleet.names) > 1:
+            from shoalctl.commands.choosing import builders
+
+            chosen, silent = await builders(self._fleet, start, {"": context, **named})
+            results += [HostResult(each.host, None, each.error) for each in silent]
+        names = self._fleet.names if chosen is None else [each.host for each in chosen]
+        for name in names:
+            self._builds[name] = Build(self._fleet.host(name), start, context, named)
         try:
-            async for result in self._fleet.each(self._one):
+            async for result in self._fleet.each(self._one, names):
                 results.append(result)
+            if options.distribute:
+                results += await self._distributed(chosen or [], results)
         except asyncio.CancelledError:
             self._view.close()
             await self._cancel()
             raise
         self._view.close()
-        return self._report(results, source)
+        code = self._report(results, source)
+        line = failed_line(results[0].error) if options.debug else 0
+        if line:
+            await open_shell(self._fleet.host(results[0].host), start, line, context, named)
+        return code
+
+    async def _distributed(
+        self, chosen: Sequence[Builder], built: Sequence[HostResult[image_pb2.Image | None]]
+    ) -> list[HostResult[image_pb2.Image | None]]:
+        """The image of each builder, brought to the other hosts; what is named has these names there."""
+        from shoalctl.commands.choosing import distribute
+
+        images = {result.host: result.value for result in built if result.value is not None}
+        results: list[HostResult[image_pb2.Image | None]] = []
+        for builder in chosen:
+            if builder.host not in images or not builder.others:
+                continue
+            image = images[builder.host]
+            console.err(f"bringing it from {builder.host} to {', '.join(builder.others)} ...")
+            try:
+                results += await distribute(self._fleet, builder, self._options.names or [image.id], image)
+            except ShoalError as error:
+                results += [HostResult(name, None, error) for name in builder.others]
+        return results
 
     async def _one(self, host: HostClient) -> image_pb2.Image | None:
         build = self._builds[host.name]
@@ -117,6 +156,8 @@ class Building:
                     excerpts.append(lines)
                     for line in lines:
                         console.err(line)
+                if failed_line(result.error) and not self._options.debug:
+                    result.error.metadata.setdefault("hint", HINT)
                 show_error(result.error, result.host)
                 continue
             image = result.get()
@@ -162,7 +203,8 @@ class Building:
         console.err(f"cancelling on {', '.join(self._fleet.names)} ...")
         try:
             async with asyncio.timeout(_CLEANUP):
-                async for _ in self._fleet.each(lambda host: host.cancel(self._builds[host.name].request_id)):
+                building = list(self._builds)
+                async for _ in self._fleet.each(lambda host: host.cancel(self._builds[host.name].request_id), building):
                     pass
         except TimeoutError:
             pass

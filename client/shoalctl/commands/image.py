@@ -13,7 +13,7 @@ class ImageGroup(VerbGroup):
     """The verbs that mean images, under docker's names."""
 
     verbs: ClassVar = {
-        **{name: VERBS[name] for name in ("build", "inspect", "pull", "push", "tag")},
+        **{name: VERBS[name] for name in ("build", "inspect", "load", "pull", "push", "save", "tag")},
         "ls": VERBS["images"],
         "rm": VERBS["rmi"],
         "list": Verb("images"),

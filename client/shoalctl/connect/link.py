@@ -53,7 +53,7 @@ class Link:
 
     def __init__(self, host: Host, timeout: float) -> None:
         self.host = host
-        self._timeout = timeout
+        self.timeout = timeout
         self._channel: grpc.aio.Channel | None = None
         self._credentials: Credentials | None = None
         self._connected = False
@@ -76,7 +76,7 @@ class Link:
         async with self._connecting:
             channel = self._opened()
             if not self._connected:
-                await self._connect(channel, patient=False, limit=self._timeout)
+                await self._connect(channel, patient=False, limit=self.timeout)
                 self._connected = True
             return channel
 
@@ -153,7 +153,7 @@ class Link:
     def _opened(self) -> grpc.aio.Channel:
         if self._channel is None:
             self._credentials = _credentials(self.host)
-            self._channel = _open(self.host, self._credentials, self._timeout)
+            self._channel = _open(self.host, self._credentials, self.timeout)
             self._channel.get_state(try_to_connect=True)
         return self._channel
 
@@ -173,7 +173,7 @@ class Link:
             assert self._credentials is not None
             from shoalctl.connect.diagnosis import diagnose
 
-            raise await diagnose(self.host, self._credentials, self._timeout)
+            raise await diagnose(self.host, self._credentials, self.timeout)
 
 
 def _credentials(host: Host) -> Credentials:

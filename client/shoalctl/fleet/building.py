@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shoal.v1 import image_pb2
     from shoalctl.fleet.host import HostClient
 
+_ESTIMATE_S = 60.0
 _ATTEMPTS = 5  # how often a context that was cut off is sent again
 
 
@@ -178,3 +179,28 @@ class Build:
         if self.image is None:
             raise Internal("the build has no result yet")
         return self.image
+
+
+async def estimated(
+    host: HostClient, start: image_pb2.ImageServiceBuildRequest.Start, manifests: Mapping[str, Manifest]
+) -> image_pb2.ImageServiceEstimateBuildResponse:
+    """How much of a build a host has already."""
+    from shoal.v1 import image_pb2, image_pb2_grpc
+
+    request = image_pb2.ImageServiceEstimateBuildRequest(start=start)
+    for name, manifest in manifests.items():
+        request.start.context_manifests[name] = manifest.digest
+
+    async def ask() -> image_pb2.ImageServiceEstimateBuildResponse:
+        return await host.link.unary(  # type: ignore[no-any-return]
+            lambda channel: image_pb2_grpc.ImageServiceStub(channel).EstimateBuild, request, timeout=_ESTIMATE_S
+        )
+
+    answer = await ask()
+    if answer.context_held or not manifests:
+        return answer
+    from shoalctl.fleet.sending import send_manifest
+
+    for manifest in manifests.values():
+        await send_manifest(host, manifest)
+    return await ask()

@@ -69,10 +69,15 @@ async def send_context(
         except FailedPrecondition as error:
             if error.reason != "CONTEXT_MISSING":
                 raise
-            await _put(host, [Blob(manifest.digest, len(manifest.data), lambda: iter(_pieces(manifest.data)))])
+            await send_manifest(host, manifest)
             answer = await host.link.unary(_files("PrepareContext"), request, timeout=CALL_TIMEOUT)
         await _send_contents(host, [(digest, manifest.contents[digest]) for digest in answer.missing], sent)
         more = answer.more
+
+
+async def send_manifest(host: HostClient, manifest: Manifest) -> None:
+    """Let the host know what is in a build's context."""
+    await _put(host, [Blob(manifest.digest, len(manifest.data), lambda: iter(_pieces(manifest.data)))])
 
 
 async def _send_contents(

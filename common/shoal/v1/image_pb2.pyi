@@ -466,6 +466,7 @@ class ImageServiceBuildRequest(_message.Message):
         CACHE_FROM_FIELD_NUMBER: _builtins.int
         CACHE_TO_FIELD_NUMBER: _builtins.int
         INLINE_CACHE_FIELD_NUMBER: _builtins.int
+        REWRITE_TIMES_FIELD_NUMBER: _builtins.int
         CACHE_CREDENTIALS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
@@ -480,6 +481,8 @@ class ImageServiceBuildRequest(_message.Message):
         """Network of RUN steps: "bridge" (default when empty), "none" or "host" (role admin)."""
         inline_cache: _builtins.bool
         """The image's configuration says which steps its layers are of. The build argument BUILDKIT_INLINE_CACHE=1 is the same."""
+        rewrite_times: _builtins.bool
+        """No file that the build adds is later than the build argument SOURCE_DATE_EPOCH, which must be given."""
         @_builtins.property
         def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names for the result. Empty: the image has only its id."""
@@ -560,11 +563,12 @@ class ImageServiceBuildRequest(_message.Message):
             cache_from: _abc.Iterable[_builtins.str] | None = ...,
             cache_to: _abc.Iterable[Global___ImageServiceBuildRequest.CacheTarget] | None = ...,
             inline_cache: _builtins.bool = ...,
+            rewrite_times: _builtins.bool = ...,
             cache_credentials: _abc.Iterable[_types_pb2.RegistryCredentials] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -986,6 +990,57 @@ class ImageServiceForwardAgentResponse(_message.Message):
 Global___ImageServiceForwardAgentResponse: _TypeAlias = ImageServiceForwardAgentResponse  # noqa: Y015
 
 @_typing.final
+class ImageServiceEstimateBuildRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ImageServiceBuildRequest.Start:
+        """Contexts count where they come by manifest."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ImageServiceBuildRequest.Start | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceEstimateBuildRequest: _TypeAlias = ImageServiceEstimateBuildRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceEstimateBuildResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CACHED_STEPS_FIELD_NUMBER: _builtins.int
+    CONTEXT_HELD_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    cached_steps: _builtins.int
+    """Steps that would come from the cache."""
+    context_held: _builtins.bool
+    @_builtins.property
+    def platform(self) -> _types_pb2.Platform:
+        """Of the host."""
+
+    def __init__(
+        self,
+        *,
+        cached_steps: _builtins.int = ...,
+        context_held: _builtins.bool = ...,
+        platform: _types_pb2.Platform | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["platform", b"platform"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_steps", b"cached_steps", "context_held", b"context_held", "platform", b"platform"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceEstimateBuildResponse: _TypeAlias = ImageServiceEstimateBuildResponse  # noqa: Y015
+
+@_typing.final
 class ImageServiceExportRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1023,6 +1078,102 @@ class ImageServiceExportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageServiceExportResponse: _TypeAlias = ImageServiceExportResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceSaveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    DOCKER_FIELD_NUMBER: _builtins.int
+    docker: _builtins.bool
+    """With docker's manifest.json, which older versions of dockerd need."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """References, ids or unique prefixes of ids; at least one. An image has in the archive the names that were asked for."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        docker: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceSaveRequest: _TypeAlias = ImageServiceSaveRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceSaveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceSaveResponse: _TypeAlias = ImageServiceSaveResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceLoadRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceLoadRequest: _TypeAlias = ImageServiceLoadRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceLoadResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _types_pb2.Progress: ...
+    @_builtins.property
+    def image(self) -> Global___Image: ...
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of `image`: the names that the archive gives it."""
+
+    def __init__(
+        self,
+        *,
+        progress: _types_pb2.Progress | None = ...,
+        image: Global___Image | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "names", b"names", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "image"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ImageServiceLoadResponse: _TypeAlias = ImageServiceLoadResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceListBuildsRequest(_message.Message):

@@ -49,10 +49,25 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.FromString,
                 _registered_method=True)
+        self.EstimateBuild = channel.unary_unary(
+                '/shoal.v1.ImageService/EstimateBuild',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildResponse.FromString,
+                _registered_method=True)
         self.Export = channel.unary_stream(
                 '/shoal.v1.ImageService/Export',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.FromString,
+                _registered_method=True)
+        self.Save = channel.unary_stream(
+                '/shoal.v1.ImageService/Save',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceSaveRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceSaveResponse.FromString,
+                _registered_method=True)
+        self.Load = channel.stream_stream(
+                '/shoal.v1.ImageService/Load',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceLoadRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceLoadResponse.FromString,
                 _registered_method=True)
         self.ListBuilds = channel.unary_stream(
                 '/shoal.v1.ImageService/ListBuilds',
@@ -138,9 +153,35 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateBuild(self, request, context):
+        """EstimateBuild tells how much of a build the host has in its cache, to choose a host for it. Nothing is made, or fetched. Of a
+        context the manifest must be here (FileService.Put), or steps that copy from it do not count.
+        Read-only. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Export(self, request, context):
         """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
         Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Save(self, request, context):
+        """Save sends images as one tar archive: an OCI image layout, with docker's manifest.json where asked for. Read-only.
+        FAILED_PRECONDITION, reason LAYER_BLOB_MISSING. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Load(self, request_iterator, context):
+        """Load makes the images of an archive: an OCI image layout or what `docker save` writes, also with gzip or zstd. The client's
+        stream: `chunk` messages of up to 1 MiB. The host's: `progress`, then an `image` for each. Idempotent. INVALID_ARGUMENT,
+        reason BAD_ARCHIVE; else as Pull. A disconnect ends it. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,10 +275,25 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceBuildResponse.SerializeToString,
             ),
+            'EstimateBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateBuild,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildResponse.SerializeToString,
+            ),
             'Export': grpc.unary_stream_rpc_method_handler(
                     servicer.Export,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.SerializeToString,
+            ),
+            'Save': grpc.unary_stream_rpc_method_handler(
+                    servicer.Save,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceSaveRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceSaveResponse.SerializeToString,
+            ),
+            'Load': grpc.stream_stream_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceLoadRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceLoadResponse.SerializeToString,
             ),
             'ListBuilds': grpc.unary_stream_rpc_method_handler(
                     servicer.ListBuilds,
@@ -377,6 +433,33 @@ class ImageService(object):
             _registered_method=True)
 
     @staticmethod
+    def EstimateBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ImageService/EstimateBuild',
+            shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceEstimateBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Export(request,
             target,
             options=(),
@@ -393,6 +476,60 @@ class ImageService(object):
             '/shoal.v1.ImageService/Export',
             shoal_dot_v1_dot_image__pb2.ImageServiceExportRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Save(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ImageService/Save',
+            shoal_dot_v1_dot_image__pb2.ImageServiceSaveRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceSaveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shoal.v1.ImageService/Load',
+            shoal_dot_v1_dot_image__pb2.ImageServiceLoadRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,9 +53,23 @@ class ImageServiceStub:
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    EstimateBuild: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceEstimateBuildRequest, _image_pb2.ImageServiceEstimateBuildResponse]
+    """EstimateBuild tells how much of a build the host has in its cache, to choose a host for it. Nothing is made, or fetched. Of a
+    context the manifest must be here (FileService.Put), or steps that copy from it do not count.
+    Read-only. Roles: admin, operator.
+    """
     Export: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceExportRequest, _image_pb2.ImageServiceExportResponse]
     """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
     Roles: admin, operator.
+    """
+    Save: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceSaveRequest, _image_pb2.ImageServiceSaveResponse]
+    """Save sends images as one tar archive: an OCI image layout, with docker's manifest.json where asked for. Read-only.
+    FAILED_PRECONDITION, reason LAYER_BLOB_MISSING. Roles: admin, operator.
+    """
+    Load: _grpc.StreamStreamMultiCallable[_image_pb2.ImageServiceLoadRequest, _image_pb2.ImageServiceLoadResponse]
+    """Load makes the images of an archive: an OCI image layout or what `docker save` writes, also with gzip or zstd. The client's
+    stream: `chunk` messages of up to 1 MiB. The host's: `progress`, then an `image` for each. Idempotent. INVALID_ARGUMENT,
+    reason BAD_ARCHIVE; else as Pull. A disconnect ends it. Roles: admin, operator.
     """
     ListBuilds: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]
     """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
@@ -113,9 +127,23 @@ class ImageServiceAsyncStub(ImageServiceStub):
     FollowBuild. A failing RUN step is FAILED_PRECONDITION, reason BUILD_STEP_FAILED, with metadata "exit_code", "command",
     "start_line" and "end_line".
     """
+    EstimateBuild: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceEstimateBuildRequest, _image_pb2.ImageServiceEstimateBuildResponse]  # type: ignore[assignment]
+    """EstimateBuild tells how much of a build the host has in its cache, to choose a host for it. Nothing is made, or fetched. Of a
+    context the manifest must be here (FileService.Put), or steps that copy from it do not count.
+    Read-only. Roles: admin, operator.
+    """
     Export: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceExportRequest, _image_pb2.ImageServiceExportResponse]  # type: ignore[assignment]
     """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
     Roles: admin, operator.
+    """
+    Save: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceSaveRequest, _image_pb2.ImageServiceSaveResponse]  # type: ignore[assignment]
+    """Save sends images as one tar archive: an OCI image layout, with docker's manifest.json where asked for. Read-only.
+    FAILED_PRECONDITION, reason LAYER_BLOB_MISSING. Roles: admin, operator.
+    """
+    Load: _aio.StreamStreamMultiCallable[_image_pb2.ImageServiceLoadRequest, _image_pb2.ImageServiceLoadResponse]  # type: ignore[assignment]
+    """Load makes the images of an archive: an OCI image layout or what `docker save` writes, also with gzip or zstd. The client's
+    stream: `chunk` messages of up to 1 MiB. The host's: `progress`, then an `image` for each. Idempotent. INVALID_ARGUMENT,
+    reason BAD_ARCHIVE; else as Pull. A disconnect ends it. Roles: admin, operator.
     """
     ListBuilds: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceListBuildsRequest, _image_pb2.ImageServiceListBuildsResponse]  # type: ignore[assignment]
     """ListBuilds lists the builds that go on, and those that ended in the last ten minutes, the oldest first. Read-only.
@@ -190,6 +218,17 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def EstimateBuild(
+        self,
+        request: _image_pb2.ImageServiceEstimateBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.ImageServiceEstimateBuildResponse, _abc.Awaitable[_image_pb2.ImageServiceEstimateBuildResponse]]:
+        """EstimateBuild tells how much of a build the host has in its cache, to choose a host for it. Nothing is made, or fetched. Of a
+        context the manifest must be here (FileService.Put), or steps that copy from it do not count.
+        Read-only. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
     def Export(
         self,
         request: _image_pb2.ImageServiceExportRequest,
@@ -197,6 +236,27 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceExportResponse], _abc.AsyncIterator[_image_pb2.ImageServiceExportResponse]]:
         """Export sends the files of an image as one tar archive, its layers laid over each other. Read-only.
         Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Save(
+        self,
+        request: _image_pb2.ImageServiceSaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceSaveResponse], _abc.AsyncIterator[_image_pb2.ImageServiceSaveResponse]]:
+        """Save sends images as one tar archive: an OCI image layout, with docker's manifest.json where asked for. Read-only.
+        FAILED_PRECONDITION, reason LAYER_BLOB_MISSING. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_pb2.ImageServiceLoadRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceLoadResponse], _abc.AsyncIterator[_image_pb2.ImageServiceLoadResponse]]:
+        """Load makes the images of an archive: an OCI image layout or what `docker save` writes, also with gzip or zstd. The client's
+        stream: `chunk` messages of up to 1 MiB. The host's: `progress`, then an `image` for each. Idempotent. INVALID_ARGUMENT,
+        reason BAD_ARCHIVE; else as Pull. A disconnect ends it. Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

@@ -34,6 +34,7 @@ from shoald.model.image import Image, Progress, RegistryCredentials
 
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
+_EPOCH = re.compile(r"[0-9]{1,10}")
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -141,9 +142,19 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         cache_to=tuple(
             CacheTarget(canonical(each.reference), each.all_steps, each.ignore_errors) for each in start.cache_to
         ),
+        latest_ns=_latest(start),
         inline_cache=start.inline_cache or start.build_args.get("BUILDKIT_INLINE_CACHE") == "1",
         cache_credentials=tuple(_cache_credentials(start)),
     )
+
+
+def _latest(start: pb.ImageServiceBuildRequest.Start) -> int | None:
+    if not start.rewrite_times:
+        return None
+    epoch = start.build_args.get("SOURCE_DATE_EPOCH", "")
+    if not _EPOCH.fullmatch(epoch):
+        raise invalid("rewrite_times", "needs the build argument SOURCE_DATE_EPOCH, in seconds")
+    return int(epoch) * 10**9
 
 
 def _cache_credentials(start: pb.ImageServiceBuildRequest.Start) -> Iterator[RegistryCredentials]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from shoal.errors import Cancelled
 from shoal.pki import Role
 from shoal.v1 import image_pb2 as pb
 from shoal.v1 import image_pb2_grpc
@@ -12,12 +13,14 @@ from shoald.api.build_contexts import sent_contexts
 from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_buildcache import cache_prune, cache_record
-from shoald.api.codec_common import credentials_of, labels_of, platform_of, progress
+from shoald.api.codec_common import credentials_of, labels_of, platform, platform_of, progress
 from shoald.api.codec_image import build_event, build_request_of, build_summary, canonical, details, image, pushed
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing, send_all
 from shoald.engine.ports import BuildEvent, Engine, Pushed
-from shoald.model.image import Image, Progress
+from shoald.model.image import Image, Loaded, Progress
+
+_MAX_CHUNK_BYTES = 1 << 20
 
 
 class ImageService(image_pb2_grpc.ImageServiceServicer):
@@ -62,6 +65,28 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def Export(self, request: pb.ImageServiceExportRequest, context: Context) -> None:  # type: ignore[override]
         chunks = self._engine.export_image(required("name", request.name))
         await send_all(context, chunks, lambda chunk: pb.ImageServiceExportResponse(chunk=chunk))
+
+    async def EstimateBuild(
+        self, request: pb.ImageServiceEstimateBuildRequest, context: Context
+    ) -> pb.ImageServiceEstimateBuildResponse:
+        found = await self._engine.estimate_build(build_request_of(request.start))
+        return pb.ImageServiceEstimateBuildResponse(
+            cached_steps=found.cached_steps, context_held=found.context_held, platform=platform(found.platform)
+        )
+
+    async def Save(self, request: pb.ImageServiceSaveRequest, context: Context) -> None:  # type: ignore[override]
+        if not request.names:
+            raise invalid("names", "is empty")
+        chunks = self._engine.save_images(list(request.names), request.docker)
+        await send_all(context, chunks, lambda chunk: pb.ImageServiceSaveResponse(chunk=chunk))
+
+    async def Load(self, requests: AsyncIterator[pb.ImageServiceLoadRequest], context: Context) -> None:  # type: ignore[override]
+        await send_all(context, self._engine.load_images(_chunks(requests, context)), self._load_message)
+
+    def _load_message(self, item: Progress | Loaded) -> pb.ImageServiceLoadResponse:
+        if isinstance(item, Loaded):
+            return pb.ImageServiceLoadResponse(image=self._image(item.image), names=item.names)
+        return pb.ImageServiceLoadResponse(progress=progress(item))
 
     async def ForwardAgent(  # type: ignore[override]
         self, requests: AsyncIterator[pb.ImageServiceForwardAgentRequest], context: Context
@@ -130,3 +155,13 @@ def _push_event(item: Progress | Pushed) -> pb.ImageServicePushResponse:
     if isinstance(item, Pushed):
         return pb.ImageServicePushResponse(pushed=pushed(item))
     return pb.ImageServicePushResponse(progress=progress(item))
+
+
+async def _chunks(requests: AsyncIterator[pb.ImageServiceLoadRequest], context: Context) -> AsyncIterator[bytes]:
+    async for message in requests:
+        if len(message.chunk) > _MAX_CHUNK_BYTES:
+            raise invalid("chunk", f"has {len(message.chunk)} bytes, more than {_MAX_CHUNK_BYTES}")
+        if message.chunk:
+            yield message.chunk
+    if context.cancelled():
+        raise Cancelled("the archive ended before it was complete", reason="TRUNCATED")

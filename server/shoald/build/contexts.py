@@ -103,6 +103,21 @@ class Contexts:
             if name not in self._in_use:
                 self._making.pop(name, None)
 
+    def holds(self, digest: str) -> bool:
+        """Whether it is here as a whole."""
+        return (self._root / Digest.parse(digest).hex).is_dir()
+
+    async def described(self, digest: str, root: Path) -> HeldContext:
+        """A context without its files, for questions about it: by the manifest, which may be all that is here.
+
+        Raises FailedPrecondition (CONTEXT_MISSING), InvalidArgument (INVALID_MANIFEST).
+        """
+        name = Digest.parse(digest).hex
+        if self.holds(digest):
+            return HeldContext(digest, self._root / name / "files", functools.partial(self._entries, name))
+        entries = await self._manifest(name)
+        return HeldContext(digest, root, lambda: entries)
+
     async def missing(self, digest: str) -> list[str]:
         """Digests of the contents that must still be sent, once the manifest is here.
 
@@ -122,12 +137,12 @@ class Contexts:
     async def _manifest(self, name: str) -> list[TreeEntry]:
         digest = f"sha256:{name}"
         if self._files.missing([digest]):
-            raise _missing(digest)
+            raise missing_context(digest)
         try:
             data = await in_thread(functools.partial(self._files.read, digest, manifest.MAX_BYTES))
         except (DataLoss, NotFound) as error:  # damaged on the disk: the client can send it again
             self._files.consumed([digest])
-            raise _missing(digest) from error
+            raise missing_context(digest) from error
         return await in_thread(lambda: [_tree_entry(entry) for entry in manifest.parsed(data)])
 
     async def _make(self, name: str) -> None:
@@ -161,7 +176,7 @@ class Contexts:
         held = base.contents if base else frozenset()
         wanted = dict.fromkeys(entry.content for entry in entries if entry.kind == "f" and entry.content not in held)
         if self._files.missing(f"sha256:{each}" for each in wanted):
-            raise _missing(f"sha256:{name}")
+            raise missing_context(f"sha256:{name}")
 
     def _arrange(
         self, name: str, place: Path, entries: Sequence[TreeEntry], base: _Base | None, change: bool
@@ -178,7 +193,7 @@ class Contexts:
                 (place / _ENTRIES).unlink(missing_ok=True)
                 (place / _ENTRIES).write_bytes(_packed(entries))
         except NotFound as error:  # another context took a blob away
-            raise _missing(f"sha256:{name}") from error
+            raise missing_context(f"sha256:{name}") from error
         return used
 
     def _similar(self, entries: Sequence[TreeEntry]) -> _Base | None:
@@ -290,7 +305,8 @@ def _unpacked(data: bytes) -> list[TreeEntry]:
     return msgspec.msgpack.decode(data[1:], type=list[TreeEntry])
 
 
-def _missing(digest: str) -> FailedPrecondition:
+def missing_context(digest: str) -> FailedPrecondition:
+    """The error for a context that a client has to send."""
     return FailedPrecondition(
         "this host does not have the build's context",
         reason="CONTEXT_MISSING",

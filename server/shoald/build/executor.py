@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from shoald.build.parents import select_with_parents
 from shoald.build.parts import Archive, Part, runs, told, with_archives
 from shoald.build.place import BuildPlace
 from shoald.build.scans import Scans
-from shoald.build.selection import CopyItem, Tree, finished, linkable, scan_paths, select
+from shoald.build.selection import CopyItem, Tree, clamped, finished, linkable, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
 from shoald.build.stubs import remove_stubs
 from shoald.containers.launcher import Launcher
@@ -45,7 +46,8 @@ from shoald.dockerfile.steps import (
     WorkdirStep,
 )
 from shoald.files.vault import SecretVault
-from shoald.host.blocking import to_end
+from shoald.host.blocking import in_thread, to_end
+from shoald.host.clamp import clamp_times
 from shoald.host.trees import tree_size
 from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
@@ -153,6 +155,7 @@ class StepExecutor:
                 else select(step, tree, dest_is_directory=into, mode=mode)
             )
             local = any(isinstance(source, PathSource) for source in step.sources)
+            items = clamped(items, build.request.latest_ns)
             copying = Copying(await with_archives(root, items, step.dest, unpack=step.unpack and local))
         if not any(isinstance(source, UrlSource) for source in step.sources):
             return copying
@@ -239,6 +242,8 @@ class StepExecutor:
                     await self._copy(build, step, snapshot.id, copying, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)
+            if build.request.latest_ns is not None:
+                await in_thread(partial(clamp_times, self._snapshots.fs_path(snapshot.id), build.request.latest_ns))
             size = await asyncio.to_thread(tree_size, self._snapshots.fs_path(snapshot.id))
             await self._snapshots.commit(snapshot.id, size_bytes=size.apparent)
         except BaseException:

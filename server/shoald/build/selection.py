@@ -256,6 +256,14 @@ def finished(step: CopyStep, items: Sequence[CopyItem], mode: ModeChange | None)
     return _grouped(items)
 
 
+def clamped(items: Sequence[CopyItem], latest_ns: int | None) -> list[CopyItem]:
+    """The items, none of them later than that. So no file is shared whose time would have to be changed."""
+    return [
+        replace(item, mtime_ns=latest_ns) if latest_ns is not None and item.mtime_ns > latest_ns else item
+        for item in items
+    ]
+
+
 def linkable(items: Sequence[CopyItem]) -> set[int]:
     """Numbers of files that may become another name of their source: not hard links, and for a place of their own."""
     places = Counter(item.target for item in items)

@@ -9,15 +9,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from shoal.errors import ShoalError
+from shoal.errors import NotFound, ShoalError
 from shoal.platform import Platform
-from shoald.build.keys import base_key
+from shoald.build.keys import base_key, key_of
 from shoald.build.place import BuildPlace
+from shoald.build.telling import Steps, placed, warning
 from shoald.dockerfile import instructions as ins
-from shoald.dockerfile.checks import Finding
-from shoald.dockerfile.errors import Span
 from shoald.dockerfile.graph import BuildPlan, StagePlan
 from shoald.dockerfile.state import StageState
 from shoald.dockerfile.steps import (
@@ -34,13 +33,12 @@ from shoald.dockerfile.steps import (
 from shoald.images.layerfetch import Origin
 from shoald.metadata.leases import HoldKind
 from shoald.metadata.store import Metadata
-from shoald.model.build import BuildRequest, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import BuildRequest
 from shoald.model.image import Image
 
 Emit = Callable[[object], None]
 Log = Callable[[bool, bytes], None]
 Restore = Callable[["Build", str, Origin, str | None, str], Awaitable[str | None]]
-MAKERS = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,10 @@ class StageResult:
     snapshot_id: str | None
     base_image: Image | None
     layers: tuple[StepLayer, ...] = ()
+
+
+_NOTHING = StageResult(cast("StageState", None), "", None, None)
+"""The result of a stage that is not in the cache as a whole."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,15 @@ class Build:
     emit: Emit
     known: Mapping[str, Origin] = field(default_factory=dict)
     """What caches in registries have, by key."""
+    local: bool = False
+    """Only with images that are here."""
     made: dict[str, StepLayer] = field(default_factory=dict)
     """The layers of all steps that were done, or found, by key."""
 
     def files_of(self, base: ContextBase) -> Path:
         """The directory of a context."""
+        if base.name not in self.place.roots:
+            raise NotFound("the context is not here", reason="CONTEXT_MISSING")
         return self.place.roots[base.name]
 
 
@@ -114,7 +120,7 @@ class Solver:
         self,
         md: Metadata,
         executor: Executor,
-        find_image: Callable[[str, Platform, BuildRequest, Emit], Coroutine[Any, Any, Image]],
+        find_image: Callable[[str, Platform, Build], Coroutine[Any, Any, Image]],
         begin_packing: Callable[[StepLayer, str], None],
         restore: Restore,
     ) -> None:
@@ -129,8 +135,8 @@ class Solver:
 
     async def solve(self, build: Build) -> StageResult:
         """The target stage's result. Raises the first error of any stage, after all others were stopped."""
-        for warning in build.plan.warnings:
-            build.emit(_warning(warning))
+        for finding in build.plan.warnings:
+            build.emit(warning(finding))
         run = _Run(self, build)
         try:
             async with asyncio.TaskGroup() as group:
@@ -139,14 +145,23 @@ class Solver:
                     run.stage(index)
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
-        found = [warning for stage in run.results() for warning in stage.state.warnings]
+        found = [finding for stage in run.results() for finding in stage.state.warnings]
         build.plan.enforce_checks([*build.plan.warnings, *found])
         return run.stage(build.plan.target).result()
+
+    async def cached_steps(self, build: Build) -> int:
+        """How many steps of a build would come from this host's cache. Nothing is made, or fetched."""
+        run = DryRun(self, build)
+        async with asyncio.TaskGroup() as group:
+            run.group = group
+            for index in build.plan.needed:
+                run.stage(index)
+        return run.cached
 
     async def snapshot(self, build: Build, key: str, make: Callable[[], Awaitable[str]]) -> tuple[str, bool]:
         """The snapshot of a step, from the cache, from the same step in another build, or made now (False)."""
         while True:
-            if not build.request.no_cache and (found := self._cached(build, key)) is not None:
+            if not build.request.no_cache and (found := self.cached(build, key)) is not None:
                 return found, True
             other = self._running.get(key)
             if other is None:
@@ -162,7 +177,8 @@ class Solver:
         finally:
             del self._running[key]
 
-    def _cached(self, build: Build, key: str) -> str | None:
+    def cached(self, build: Build, key: str) -> str | None:
+        """The snapshot that the cache has under a key, held for the build from now on."""
         with self.md.transaction():
             entry = self.md.cache.get(key)
             if entry is None or entry.snapshot_id is None:
@@ -190,6 +206,10 @@ class _Run:
             self._stages[index] = self.group.create_task(self._run_stage(index))
         return self._stages[index]
 
+    async def _needed(self, index: int) -> StageResult:
+        """The result of a stage that another one needs."""
+        return await self.stage(index)
+
     def results(self) -> list[StageResult]:
         """Of all stages, when all have ended well."""
         return [task.result() for task in self._stages.values()]
@@ -197,7 +217,7 @@ class _Run:
     async def snapshot_of(self, base: Base) -> str | None:
         """See Roots."""
         if isinstance(base, StageBase):
-            return (await self.stage(base.index)).snapshot_id
+            return (await self._needed(base.index)).snapshot_id
         assert isinstance(base, ImageBase)
         image = await self._image(base.reference, self._build.plan.target_platform)
         return self._top(image)
@@ -206,9 +226,7 @@ class _Run:
         key = (reference, str(platform))
         if key not in self._images:
             build = self._build
-            self._images[key] = self.group.create_task(
-                self._solver.find_image(reference, platform, build.request, build.emit)
-            )
+            self._images[key] = self.group.create_task(self._solver.find_image(reference, platform, build))
         return await self._images[key]
 
     def _top(self, image: Image) -> str | None:
@@ -221,7 +239,7 @@ class _Run:
         plan = self._build.plan
         match stage.base:
             case StageBase(index):
-                parent = await self.stage(index)
+                parent = await self._needed(index)
                 return replace(parent, state=StageState.start_from(plan, stage.index, parent.state))
             case ImageBase(reference):
                 image = await self._image(reference, plan.platform_of(stage.index))
@@ -236,14 +254,14 @@ class _Run:
 
     async def _run_stage(self, index: int) -> StageResult:
         stage = self._build.plan.stages[index]
-        steps = _Steps(self._build, stage)
+        steps = Steps(self._build, stage)
         if isinstance(stage.base, ImageBase):
             steps.begin(stage.text, stage.span)
             try:
                 at = await self._begin(stage)
             except ShoalError as error:
                 steps.end(error=str(error))
-                raise _placed(error, stage.span, self._build) from error
+                raise placed(error, stage.span, self._build) from error
             steps.end(cached=True)
         else:
             at = await self._begin(stage)
@@ -257,30 +275,72 @@ class _Run:
         for instruction in at.state.instructions:
             seen = len(at.state.warnings)
             state, step = at.state.apply(instruction)
-            for warning in state.warnings[seen:]:
-                self._build.emit(_warning(warning))
+            for finding in state.warnings[seen:]:
+                self._build.emit(warning(finding))
             at = replace(at, state=state)
             if not isinstance(step, MetaStep):
                 at = await self._step(at, step, steps)
         return at
 
-    async def _step(self, at: StageResult, step: Step, steps: _Steps) -> StageResult:
+    async def _keyed(self, at: StageResult, step: Step) -> Keyed:
+        build = self._build
+        keyed = await self._solver.executor.key(build, at, step, self)
+        if build.request.latest_ns is None:
+            return keyed
+        return replace(keyed, key=key_of("latest", keyed.key, build.request.latest_ns))
+
+    async def _step(self, at: StageResult, step: Step, steps: Steps) -> StageResult:
         build, executor = self._build, self._solver.executor
         steps.begin(step.text, step.span)
         try:
-            keyed = await executor.key(build, at, step, self)
+            keyed = await self._keyed(at, step)
             made = _Made(lambda: executor.execute(build, at, step, keyed, self, steps.log))
             if (origin := build.known.get(keyed.key)) is not None:
                 made.restore = lambda: self._solver.restore(build, keyed.key, origin, at.snapshot_id, step.text)
             snapshot, cached = await self._solver.snapshot(build, keyed.key, made)
         except ShoalError as error:
             steps.end(error=str(error))
-            raise _placed(error, step.span, build) from error
+            raise placed(error, step.span, build) from error
         steps.end(cached=cached or made.restored)
         layer = build.made[keyed.key] = StepLayer(keyed.key, snapshot)
         if at.state.index in self._exported:
             self._solver.begin_packing(layer, self._build.lease)
         return replace(at, key=keyed.key, snapshot_id=snapshot, layers=(*at.layers, layer))
+
+
+class _Missing(ShoalError):
+    """What comes next is not in the cache."""
+
+    def __init__(self) -> None:
+        super().__init__("not in the cache")
+
+
+class DryRun(_Run):
+    """Counts what is there. A stage that is not there as a whole ends, and with it those that need it."""
+
+    def __init__(self, solver: Solver, build: Build) -> None:
+        super().__init__(solver, build)
+        self.cached = 0
+
+    async def _run_stage(self, index: int) -> StageResult:
+        try:
+            return await super()._run_stage(index)
+        except (ShoalError, OSError):  # a context may be without its files
+            return _NOTHING
+
+    async def _needed(self, index: int) -> StageResult:
+        found = await super()._needed(index)
+        if found is _NOTHING:
+            raise _Missing
+        return found
+
+    async def _step(self, at: StageResult, step: Step, steps: Steps) -> StageResult:
+        keyed = await self._keyed(at, step)
+        snapshot = self._solver.cached(self._build, keyed.key)
+        if snapshot is None:
+            raise _Missing
+        self.cached += 1
+        return replace(at, key=keyed.key, snapshot_id=snapshot, layers=(*at.layers, StepLayer(keyed.key, snapshot)))
 
 
 class _Made:
@@ -295,38 +355,6 @@ class _Made:
         found = await self.restore() if self.restore is not None else None
         self.restored = found is not None
         return found if found is not None else await self._execute()
-
-
-class _Steps:
-    """Numbers the steps of a stage and tells of them."""
-
-    def __init__(self, build: Build, stage: StagePlan) -> None:
-        self._emit = build.emit
-        self._stage = stage
-        self.number = 0
-        self._total = 1 + sum(isinstance(i, MAKERS) for i in stage.instructions)
-
-    def count(self, state: StageState) -> None:
-        """Triggers of the base add steps."""
-        self._total = self.number + sum(isinstance(i, MAKERS) for i in state.instructions)
-
-    @property
-    def _id(self) -> str:
-        return f"{self._stage.index}-{self.number}"
-
-    def begin(self, text: str, span: Span) -> None:
-        """A step begins."""
-        self.number += 1
-        total = max(self._total, self.number)
-        self._emit(StepStarted(self._id, self._stage.label, self.number, total, text, span.start, span.end))
-
-    def log(self, stderr: bool, data: bytes) -> None:
-        """What it writes."""
-        self._emit(StepLog(self._id, stderr, data))
-
-    def end(self, *, cached: bool = False, error: str = "") -> None:
-        """It ended."""
-        self._emit(StepFinished(self._id, cached, error))
 
 
 def _chain(plan: BuildPlan) -> set[int]:
@@ -345,18 +373,6 @@ def config_object(image: Image) -> dict[str, Any]:
 
     plain: dict[str, Any] = msgspec.to_builtins(image.config.defaults)
     return plain
-
-
-def _warning(finding: Finding) -> BuildWarning:
-    return BuildWarning(finding.rule, finding.message, finding.start_line, finding.end_line)
-
-
-def _placed(error: ShoalError, span: Span, build: Build) -> ShoalError:
-    """The error with its place in the Dockerfile."""
-    error.metadata.setdefault("file", build.plan.filename)
-    error.metadata.setdefault("start_line", str(span.start))
-    error.metadata.setdefault("end_line", str(span.end))
-    return error
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

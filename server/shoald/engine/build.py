@@ -26,7 +26,7 @@ from shoald.build.remotecache import RemoteCaches
 from shoald.build.solver import Build, Emit, Solver, StageResult, StepLayer
 from shoald.containers.isolation import HOST_GATEWAY, parse_extra_host
 from shoald.dockerfile.config import HistoryEntry
-from shoald.dockerfile.graph import plan
+from shoald.dockerfile.graph import BuildPlan, plan
 from shoald.dockerfile.steps import ContextBase, ImageBase
 from shoald.engine.images import fingerprint
 from shoald.engine.operations import Operation, Operations
@@ -34,7 +34,7 @@ from shoald.engine.ports import BuildEvent, BuildEventBody
 from shoald.images.assemble import Assembler, BuiltLayer
 from shoald.images.layers import Layers
 from shoald.metadata.store import Metadata
-from shoald.model.build import BuildRequest, BuildState, BuildSummary, StepFinished
+from shoald.model.build import BuildEstimate, BuildRequest, BuildState, BuildSummary, StepFinished
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
 from shoald.model.snapshot import Snapshot
@@ -113,6 +113,21 @@ class BuildCases:
         async for event in self._follow(operation, 0):
             yield event
 
+    async def estimate(self, request: BuildRequest) -> BuildEstimate:
+        """See engine.ports.Engine.estimate_build."""
+        planned = await self._planned(request)
+        place = BuildPlace(self._tmp_dir)
+        try:
+            held = await place.describe(request, self._contexts)
+            with self._md.leases.lease("estimate") as lease:
+                local = msgspec.structs.replace(request, pull=False, no_cache=False)
+                build = Build(local, planned, place, lease, 0, lambda event: None, local=True)
+                cached = await self._solver.cached_steps(build)
+        finally:
+            self._executor.forget(place)
+            await asyncio.shield(place.remove())
+        return BuildEstimate(cached, held, Platform.host())
+
     async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
         """See engine.ports.Engine.follow_build."""
         operation = cast("Operation[Image]", self._operations.get(request_id, "build"))
@@ -143,8 +158,22 @@ class BuildCases:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
     async def _build(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
+        planned = await self._planned(request)
+        with self._md.leases.lease("build") as lease:
+            base = self._md.containers.allocate_userns(
+                self._userns.base, self._userns.size, self._userns.slots, lease=lease
+            )
+            known = await self._caches.known(request, request.platform or Platform.host(), emit)
+            build = Build(request, planned, place, lease, base, emit, known)
+            result = await self._solver.solve(build)
+            image = await self._finish(build, result)
+            await self._caches.write(build, result.layers)
+        self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
+        return image
+
+    async def _planned(self, request: BuildRequest) -> BuildPlan:
         # A large file takes a while to parse.
-        planned = await asyncio.to_thread(
+        return await asyncio.to_thread(
             plan,
             request.dockerfile,
             target_platform=request.platform or Platform.host(),
@@ -158,17 +187,6 @@ class BuildCases:
             },
             filename=request.dockerfile_name,
         )
-        with self._md.leases.lease("build") as lease:
-            base = self._md.containers.allocate_userns(
-                self._userns.base, self._userns.size, self._userns.slots, lease=lease
-            )
-            known = await self._caches.known(request, request.platform or Platform.host(), emit)
-            build = Build(request, planned, place, lease, base, emit, known)
-            result = await self._solver.solve(build)
-            image = await self._finish(build, result)
-            await self._caches.write(build, result.layers)
-        self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
-        return image
 
     async def _finish(self, build: Build, result: StageResult) -> Image:
         blobs = await asyncio.gather(*(self._packing.blob(layer, build.lease) for layer in result.layers))
@@ -288,13 +306,13 @@ async def find_base(
     pull: Callable[..., Awaitable[Image]],
     reference: str,
     platform: Platform,
-    request: BuildRequest,
-    emit: Emit,
+    build: Build,
 ) -> Image:
     """The image that a stage starts from: the host's own when its platform fits, else pulled.
 
     Its registry gets the credentials of the request only if they are for it.
     """
+    request, emit = build.request, build.emit
     parsed = Reference.parse(reference)
     # A name must not mean the image whose id happens to begin with it: only a whole id is one.
     name = reference if _ID.fullmatch(reference) else str(parsed.docker_ref())
@@ -303,6 +321,8 @@ async def find_base(
             image = md.images.find(name)
             if platform.matches(image.config.platform):
                 return image
+    if build.local:
+        raise NotFound(f"{reference} is not here", reason="IMAGE_NOT_FOUND")
     given = request.credentials
     try:
         return await pull(reference, platform, given if given and given.registry == parsed.domain else None, emit)

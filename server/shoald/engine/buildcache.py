@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
+
+from shoal.errors import ShoalError
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
 from shoald.gc import Collected, mark
 from shoald.metadata.store import Metadata
 from shoald.model.buildcache import CacheKind, CachePrune, CachePruned, CacheRecord
+
+log = structlog.get_logger(__name__)
 
 
 class BuildCacheCases:
@@ -48,6 +53,19 @@ class BuildCacheCases:
             )
             for entry in self._md.cache.all()
         ]
+
+    async def keep_within(self, limit: Callable[[], int], every_s: float = 3600.0) -> None:
+        """Prune what is beyond the limit from time to time, until cancelled; 0 or less is no limit. What images have is
+        not counted."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                most = limit()
+                if most > 0:
+                    pruned = await self.prune(CachePrune(keep_bytes=most))
+                    log.info("build_cache_limited", records=len(pruned.ids), freed_bytes=pruned.freed_bytes)
+            except ShoalError as error:
+                log.error("build_cache_not_limited", error=str(error))
 
     async def prune(self, wanted: CachePrune) -> CachePruned:
         """Delete what `wanted` names. A step of a build at work keeps its layer, also when its entry goes."""

@@ -33,10 +33,10 @@ from shoald.engine.ports import (
 )
 from shoald.engine.system import SystemCases
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
-from shoald.model.build import BuildRequest, BuildSummary
+from shoald.model.build import BuildEstimate, BuildRequest, BuildSummary
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.image import Image, Loaded, Progress, RegistryCredentials
 from shoald.model.path import PathStat
 
 
@@ -106,6 +106,18 @@ class LocalEngine:
     def export_image(self, name: str) -> AsyncIterator[bytes]:
         """See Engine.export_image."""
         return self._copying.export_image(name)
+
+    async def estimate_build(self, request: BuildRequest) -> BuildEstimate:
+        """See Engine.estimate_build."""
+        return await self._builds.estimate(request)
+
+    def load_images(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Progress | Loaded]:
+        """See Engine.load_images."""
+        return self._images.load(chunks)
+
+    def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+        """See Engine.save_images."""
+        return self._images.save(names, docker)
 
     def list_builds(self) -> Sequence[BuildSummary]:
         """See Engine.list_builds."""

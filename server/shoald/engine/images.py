@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from shoal.digest import Digest
@@ -16,9 +19,12 @@ from shoald.content.ports import ContentStore
 from shoald.engine.operations import Emit, Operations
 from shoald.engine.ports import Pushed
 from shoald.host.blocking import to_end
+from shoald.host.syscall import translated
+from shoald.host.trees import remove_tree
+from shoald.images.layers import Layers
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
-from shoald.model.image import Image, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.image import Image, Loaded, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
@@ -36,8 +42,12 @@ class ImageCases:
         publish: Publish,
         collect: Callable[[], Coroutine[Any, Any, object]],
         metrics: EngineMetrics,
+        layers: Layers,
+        tmp_dir: Path,
     ) -> None:
         """`collect` runs the garbage collector."""
+        self._layers = layers
+        self._tmp_dir = tmp_dir
         self._metrics = metrics
         self._md = md
         self._content = content
@@ -95,6 +105,36 @@ class ImageCases:
         async for _, event in operation.follow():
             yield event  # type: ignore[misc]
         yield await operation.result()
+
+    async def load(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Progress | Loaded]:
+        """See engine.ports.Engine.load_images."""
+        place = self._tmp_dir / f"load-{secrets.token_hex(8)}"
+        with translated("make directory"):
+            place.mkdir(mode=0o700, parents=True)
+        try:
+            await self._layers.unpack_context(chunks, place)
+            queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+            task = asyncio.create_task(self._store.load(place, queue.put_nowait))
+            task.add_done_callback(lambda _: queue.put_nowait(None))
+            try:
+                while (progress := await queue.get()) is not None:
+                    yield progress
+                loaded = await task
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+        except (DataLoss, InvalidArgument, NotFound):
+            await to_end(self._collect())  # a retry would fail alike
+            raise
+        finally:
+            await asyncio.shield(asyncio.to_thread(remove_tree, place))
+        for each in loaded:
+            self._publish("image", "load", each.image.id, {"name": each.names[0] if each.names else ""})
+            yield each
+
+    def save(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+        """See engine.ports.Engine.save_images."""
+        return self._store.export(names, docker=docker)
 
     async def list_images(
         self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False

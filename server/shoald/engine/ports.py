@@ -17,10 +17,18 @@ from shoald.build.agents import Agents
 from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.network_ports import NetworkUses
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
-from shoald.model.build import BuildRequest, BuildSummary, BuildWarning, StepFinished, StepLog, StepStarted
+from shoald.model.build import (
+    BuildEstimate,
+    BuildRequest,
+    BuildSummary,
+    BuildWarning,
+    StepFinished,
+    StepLog,
+    StepStarted,
+)
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Progress, RegistryCredentials
+from shoald.model.image import Image, Loaded, Progress, RegistryCredentials
 from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
 from shoald.model.log import LogQuery as LogQuery
@@ -220,6 +228,15 @@ class Engine(Protocol):
 
     def export_image(self, name: str) -> AsyncIterator[bytes]:
         """The files of an image as a tar in chunks."""
+
+    async def estimate_build(self, request: BuildRequest) -> BuildEstimate:
+        """What of a build is here already; nothing is made, or fetched."""
+
+    def load_images(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Progress | Loaded]:
+        """The images of an archive (an OCI image layout or what docker writes, perhaps compressed), at the end."""
+
+    def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+        """Images as one archive in chunks, an OCI image layout; `docker`: with docker's manifest.json."""
 
     def list_builds(self) -> Sequence[BuildSummary]:
         """Builds that go on or ended a moment ago, the oldest first."""

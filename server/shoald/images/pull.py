@@ -56,8 +56,17 @@ class Puller:
     """Pulls images; safe for many at once, which share what they have in common."""
 
     def __init__(
-        self, md: Metadata, content: ContentStore, snapshots: Snapshotter, registry: Registry, fetcher: LayerFetcher
+        self,
+        md: Metadata,
+        content: ContentStore,
+        snapshots: Snapshotter,
+        registry: Registry,
+        fetcher: LayerFetcher,
+        *,
+        nameless: bool = False,
     ) -> None:
+        """`nameless`: what is pulled gets no names; the registry is none that can be asked again."""
+        self._nameless = nameless
         self._md = md
         self._content = content
         self._snapshots = snapshots
@@ -187,7 +196,8 @@ class Puller:
         top = self._md.snapshots.by_chain(chains[-1]) if chains else None
         image_id = found.manifest.config.digest
         tags = (str(found.ref),) if found.ref.digest is None else ()
-        repo_digest = str(found.ref.without_tag().with_digest(Digest.parse(found.resolved)))
+        origin = str(found.ref.without_tag().with_digest(Digest.parse(found.resolved)))
+        repo_digests = () if self._nameless else (origin,)
         with self._md.transaction():
             for descriptor in (found.manifest_descriptor, *found.manifest.parts):
                 self._md.blobs.add(descriptor.digest, descriptor.size, descriptor.media_type)
@@ -196,7 +206,8 @@ class Puller:
                 # The same image in another wrapping, whose layers were not needed: the first one can still be pushed.
                 for tag in tags:
                     self._md.images.tag(tag, image_id)
-                self._md.images.add_repo_digest(repo_digest, image_id)
+                for repo_digest in repo_digests:
+                    self._md.images.add_repo_digest(repo_digest, image_id)
                 image = self._md.images.get(image_id)
                 assert image is not None
                 return image
@@ -210,7 +221,7 @@ class Puller:
                     size_bytes=sum(each.size_bytes for each in self._snapshots.chain(top.id)) if top else 0,
                     chain_id=chains[-1] if chains else "",
                     tags=tags,
-                    repo_digests=(repo_digest,),
+                    repo_digests=repo_digests,
                 ),
                 [layer.digest for layer in layers],
             )

@@ -83,15 +83,19 @@ class Pusher:
                 return other.path
         return None
 
+    async def bring(self, image: Image, part: Descriptor) -> None:
+        """A blob that is not here, from where its image came. Raises FailedPrecondition (LAYER_BLOB_MISSING)."""
+        await self._fetch_back(image, None, part, None)
+
     async def _fetch_back(
-        self, image: Image, ref: Reference, part: Descriptor, credentials: Credentials | None
+        self, image: Image, ref: Reference | None, part: Descriptor, credentials: Credentials | None
     ) -> None:
         """A layer that was here unpacked when the image was pulled, so that its blob never came."""
         digest = Digest.parse(part.digest)
         failed: ShoalError | None = None
         for name in image.repo_digests:
             origin = Reference.parse(name)
-            allowed = credentials if origin.domain == ref.domain else None
+            allowed = credentials if ref is not None and origin.domain == ref.domain else None
             try:
                 async with self._content.ingest(digest, part.size) as ingest:
                     if ingest.offset < part.size:
@@ -105,6 +109,6 @@ class Pusher:
         raise FailedPrecondition(
             f"the compressed form of layer {digest.short} is not on this host, and nowhere to be had",
             reason="LAYER_BLOB_MISSING",
-            hint="pull the image again, then push",
+            hint="pull the image again, then try once more",
             metadata={"digest": part.digest},
         ) from failed

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
 
+from shoal.errors import InvalidArgument
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
+from shoald.host.blocking import in_thread
+from shoald.images.archive import Exported, archive
 from shoald.images.layerfetch import LayerFetcher
+from shoald.images.loading import ArchiveRegistry
 from shoald.images.pull import Puller
 from shoald.images.push import Pusher
 from shoald.images.removal import remove_image, tag_image
 from shoald.images.restore import LayerRestorer
 from shoald.images.unpacker import UnpackLimits
-from shoald.metadata import Metadata
-from shoald.model.image import Image, Progress
+from shoald.metadata import HoldKind, Metadata
+from shoald.model.image import Image, Loaded, Progress
 from shoald.registry.ports import Credentials, Registry
 from shoald.snapshots.ports import Snapshotter
 
@@ -43,7 +49,11 @@ class ImageStore:
         `parallel` bounds the layers in transfer, of all pulls together and of all pushes together."""
         self._md = md
         self._platform = platform or Platform.host()
-        fetcher = LayerFetcher(md, content, snapshots, registry, asyncio.Semaphore(parallel), limits or UnpackLimits())
+        self._content = content
+        self._snapshots = snapshots
+        self._gate = asyncio.Semaphore(parallel)
+        self._limits = limits or UnpackLimits()
+        fetcher = LayerFetcher(md, content, snapshots, registry, self._gate, self._limits)
         self.restorer = LayerRestorer(md, snapshots, fetcher)
         self._puller = Puller(md, content, snapshots, registry, fetcher)
         self._pusher = Pusher(md, content, registry, parallel)
@@ -68,6 +78,44 @@ class ImageStore:
         """
         return await self._puller.pull(_parsed(reference), platform or self._platform, credentials, progress)
 
+    async def load(self, directory: Path, progress: Emit = lambda _: None) -> list[Loaded]:
+        """All images of an archive that was unpacked there, with the names that it gives them.
+
+        Raises InvalidArgument (BAD_ARCHIVE, and as pull), NotFound (BLOB_NOT_FOUND), DataLoss, ResourceExhausted.
+        """
+        source = ArchiveRegistry(directory)
+        fetcher = LayerFetcher(self._md, self._content, self._snapshots, source, self._gate, self._limits)
+        puller = Puller(self._md, self._content, self._snapshots, source, fetcher, nameless=True)
+        loaded = []
+        for each in await in_thread(source.images):
+            image = await puller.pull(each.reference, self._platform, None, progress)
+            for name in each.names:
+                self._md.images.tag(name, image.id)
+            loaded.append(Loaded(self._md.images.get(image.id) or image, each.names))
+        return loaded
+
+    async def export(self, names: Sequence[str], *, docker: bool) -> AsyncGenerator[bytes, None]:
+        """Images as one archive in pieces; by the names that were asked for, where these are names.
+
+        Raises NotFound (IMAGE_NOT_FOUND), FailedPrecondition (LAYER_BLOB_MISSING), DataLoss.
+        """
+        found: dict[str, Exported] = {}
+        for name in names:
+            image = self._md.images.find(name)
+            known = found.get(image.id, Exported(image, ()))
+            canonical = _canonical(name)
+            own = (canonical,) if canonical in image.tags and canonical not in known.names else ()
+            found[image.id] = Exported(image, (*known.names, *own))
+        with self._md.leases.lease("export") as lease:
+            for image_id in found:
+                for digest in self._md.images.blob_digests(image_id):
+                    self._md.leases.hold(lease, HoldKind.BLOB, digest)
+            async with aclosing(
+                archive(self._content, list(found.values()), self._pusher.bring, docker=docker)
+            ) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
     async def push(
         self, reference: str | Reference, credentials: Credentials | None = None, progress: Emit = lambda _: None
     ) -> tuple[str, int]:
@@ -89,3 +137,9 @@ class ImageStore:
 
 def _parsed(reference: str | Reference) -> Reference:
     return (Reference.parse(reference) if isinstance(reference, str) else reference).docker_ref()
+
+
+def _canonical(name: str) -> str:
+    with suppress(InvalidArgument):
+        return str(Reference.parse(name).docker_ref())
+    return ""

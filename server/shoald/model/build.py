@@ -70,6 +70,14 @@ class BuildSummary(Struct, frozen=True):
     error: str = ""
 
 
+class BuildEstimate(Struct, frozen=True):
+    """How many steps of a build would come from the cache of a host, and whether it holds the contexts."""
+
+    cached_steps: int
+    context_held: bool
+    platform: Platform
+
+
 class BuildSecret(Struct, frozen=True):
     """A secret's value; lives for one build, is never stored or logged."""
 
@@ -111,6 +119,8 @@ class BuildRequest(Struct, frozen=True):
     cache_from: tuple[str, ...] = ()
     """References of caches in registries."""
     cache_to: tuple[CacheTarget, ...] = ()
+    latest_ns: int | None = None
+    """No file that the build adds is later (rewrite_times): SOURCE_DATE_EPOCH, in ns."""
     inline_cache: bool = False
     """The image says itself which steps its layers are of."""
     cache_credentials: tuple[RegistryCredentials, ...] = ()

@@ -61,3 +61,10 @@ class RegistryCredentials(Struct, frozen=True, repr_omit_defaults=True):
 
     def __repr__(self) -> str:
         return f"RegistryCredentials(username={self.username!r}, ...)"
+
+
+class Loaded(Struct, frozen=True):
+    """An image of an archive, and the names that it has there."""
+
+    image: Image
+    names: tuple[str, ...]

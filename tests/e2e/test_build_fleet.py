@@ -1,0 +1,84 @@
+"""Builds of several hosts: everywhere, on the host that has most of it, and brought to the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Fleet
+
+UNIQUE = "cat /proc/sys/kernel/random/uuid"
+
+
+@pytest.fixture
+def context(fleet: Fleet, busybox: str, tmp_path: Path) -> Path:
+    fleet.shoal("builder", "prune", "-af", "--all")
+    fleet.shoal("pull", "-q", busybox)
+    (tmp_path / "data").write_text("data\n")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox}\nCOPY data /data\nRUN {UNIQUE} > /made\nRUN {UNIQUE} > /more\n"
+    )
+    return tmp_path
+
+
+def made(fleet: Fleet, name: str, image: str = "it") -> str:
+    return fleet.shoal("run", "-H", name, "--rm", image, "cat", "/made", "/more", "/data").stdout
+
+
+def test_everywhere_unless_asked_otherwise(fleet: Fleet, context: Path) -> None:
+    out = fleet.shoal("build", "-q", "-t", "it", context).stdout
+    assert out.count("sha256:") == 2
+    assert made(fleet, "h1") != made(fleet, "h2")
+
+
+@pytest.mark.parametrize("warm", ["h1", "h2"])
+def test_the_host_that_has_most_of_it_builds(fleet: Fleet, context: Path, warm: str) -> None:
+    text = (context / "Dockerfile").read_text()
+    (context / "Dockerfile").write_text(text.replace(f"RUN {UNIQUE} > /more\n", ""))
+    fleet.shoal("build", "-q", "-H", warm, "-t", "part", context)
+    (context / "Dockerfile").write_text(text)
+    other = "h1" if warm == "h2" else "h2"
+    fleet.shoal("rmi", "-H", other, "-f", "it", code=None)
+    done = fleet.shoal("build", "--once", "-t", "it", context)
+    assert [line.split(" | ")[0].strip() for line in done.stdout.splitlines()] == [warm]
+    assert done.stderr.count("CACHED") == 3
+    assert "it " not in fleet.shoal("images", "-H", other).stdout
+
+
+def test_a_context_that_is_there_decides(fleet: Fleet, context: Path) -> None:
+    """Of hosts with the same steps."""
+    fleet.shoal("build", "-q", "-H", "h2", "-t", "it", context)
+    fleet.shoal("build", "-q", "-H", "h1", "-t", "it", context)
+    (context / "new").write_text("new\n")
+    fleet.shoal("build", "-q", "-H", "h2", "-t", "it", context)
+    assert fleet.shoal("build", "--once", "-q", "-t", "it", context).stdout.startswith("h2")
+
+
+def test_the_result_is_brought_to_the_others(fleet: Fleet, context: Path) -> None:
+    done = fleet.shoal("build", "--distribute", "-t", "it", "-t", "example.com/it:2", context)
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.count("RUN ") == 2, "one host builds"
+    assert made(fleet, "h1") == made(fleet, "h2") == made(fleet, "h2", "example.com/it:2")
+    ids = {line.split()[-1] for line in done.stdout.splitlines()}
+    assert len(ids) == 1
+
+
+def test_a_dead_host_spoils_nothing(fleet: Fleet, context: Path) -> None:
+    [dead] = [each for each in fleet.daemons if each.name == "h2"]
+    dead.stop()
+    try:
+        done = fleet.shoal("build", "--distribute", "-t", "it", context, code=None)
+        assert done.returncode == 3, done.stderr
+        assert "shoal: h2: " in done.stderr
+        assert done.stdout.startswith("h1")
+    finally:
+        dead.start()
+
+
+def test_a_build_that_fails_is_brought_nowhere(fleet: Fleet, context: Path) -> None:
+    (context / "Dockerfile").write_text((context / "Dockerfile").read_text() + "RUN false\n")
+    done = fleet.shoal("build", "--distribute", "-t", "never", context, code=1)
+    assert "bringing" not in done.stderr
+    assert "never" not in fleet.shoal("images").stdout
+    assert "--detach" in fleet.shoal("build", "--distribute", "--detach", context, code=2).stderr
