@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.pki import Role
 from tests.support.daemon import Fleet
 
 SECRET = "s3cr3t-of-the-build"
@@ -348,3 +349,27 @@ RUN mkdir d && echo x > d/e && ln -s e d/f && rm /bin/[
     build(host, directory, text, "-q", "-o", "type=image,rewrite-timestamp=true", *flags)
     assert "needs SOURCE_DATE_EPOCH" in build(host, directory, text, "--rewrite-timestamp", code=2)
     build(host, directory, text, "-o", "type=image,rewrite-timestamp=true", code=1)
+
+
+def test_rights_that_a_build_allows(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    directory = tmp_path / "c"
+    insecure = f"FROM {busybox}\nRUN --security=insecure mkdir /m && mount -t tmpfs none /m && echo yes > /can\n"
+    said = build(host, directory, insecure, code=1)
+    assert "RUN --security=insecure is not allowed" in said
+    assert "--allow security.insecure" in said
+    build(host, directory, insecure, "--allow", "security.insecure")
+    assert run(host, "cat", "/can") == "yes\n"
+    assert "not allowed" in build(host, directory, insecure, code=1), "what is in the cache is no right"
+    device = f"FROM {busybox}\nRUN --device=example.com/none=x ls /dev > /devices\n"
+    assert "RUN --device is not allowed" in build(host, directory, device, code=1)
+    build(host, directory, device, "--allow", "device,network.host")
+    required = device.replace("=x", "=x,required")
+    assert "example.com/none" in build(host, directory, required, "--allow", "device", code=1)
+    network = f"FROM {busybox}\nRUN --network=host ls /sys/class/net > /net\n"
+    assert "RUN --network=host is not allowed" in build(host, directory, network, code=1)
+    build(host, directory, network, "--allow", "network.host")
+    assert "unknown" in build(host, directory, network, "--allow", "everything", code=2)
+    certificate, key = host.user("operator", Role.OPERATOR)
+    host.add_host("as-operator", host.first.address, cert=str(certificate), key=str(key))
+    done = host.shoal("build", "-H", "as-operator", "--allow", "network.host", directory, code=1)
+    assert "admin" in done.stderr

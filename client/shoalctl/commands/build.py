@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from shoalctl.invocation import Invocation
 
 app = verb_app()
 Texts = list[str] | None
+_RIGHTS = ("network.host", "security.insecure", "device")
 
 
 @app.command(cls=HostCommand)
@@ -57,6 +59,9 @@ def build(
     distribute: Annotated[
         bool, typer.Option("--distribute", help="As --once; then bring the result to the other hosts.")
     ] = False,
+    allow: Annotated[
+        Texts, typer.Option("--allow", metavar="RIGHT", help="network.host, security.insecure or device (role admin).")
+    ] = None,
     rewrite_timestamp: Annotated[
         bool, typer.Option("--rewrite-timestamp", help="No file is later than SOURCE_DATE_EPOCH.")
     ] = False,
@@ -116,6 +121,7 @@ def build(
         extra_hosts=list(add_host or ()),
         detach=detach,
         rewrite_times=rewrite_timestamp,
+        allow=_rights(allow or ()),
         debug=debug,
         once=once or distribute,
         distribute=distribute,
@@ -123,6 +129,14 @@ def build(
     )
     options.check()
     execute(_build(ctx.obj, options))
+
+
+def _rights(allowed: Iterable[str]) -> list[str]:
+    rights = [right for text in allowed for right in text.split(",")]
+    for right in rights:
+        if right not in _RIGHTS:
+            raise UsageFault(f"--allow {right!r} is unknown", hint=f"choose {', '.join(_RIGHTS)}")
+    return rights
 
 
 async def _build(invocation: Invocation, options: BuildOptions) -> int:

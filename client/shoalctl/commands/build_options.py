@@ -45,6 +45,7 @@ class BuildOptions(NamedTuple):
     cache_to: Sequence[CacheTarget] = ()
     detach: bool = False
     rewrite_times: bool = False
+    allow: Sequence[str] = ()
     debug: bool = False
     once: bool = False
     distribute: bool = False
@@ -133,6 +134,7 @@ class BuildOptions(NamedTuple):
                 for each in self.cache_to
                 if each.reference
             ],
+            allow=self.allow,
             rewrite_times=self.rewrite_times or any(each.rewrite_times for each in self.outputs),
             inline_cache=any(not each.reference for each in self.cache_to),
             cache_credentials=cache_credentials,

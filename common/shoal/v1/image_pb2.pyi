@@ -467,6 +467,7 @@ class ImageServiceBuildRequest(_message.Message):
         CACHE_TO_FIELD_NUMBER: _builtins.int
         INLINE_CACHE_FIELD_NUMBER: _builtins.int
         REWRITE_TIMES_FIELD_NUMBER: _builtins.int
+        ALLOW_FIELD_NUMBER: _builtins.int
         CACHE_CREDENTIALS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
@@ -537,6 +538,12 @@ class ImageServiceBuildRequest(_message.Message):
             """Where the cache of this build is written, when the image is there."""
 
         @_builtins.property
+        def allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """What steps may ask for: "network.host", "security.insecure" (RUN --security=insecure), "device" (RUN --device, by CDI). Role
+            admin.
+            """
+
+        @_builtins.property
         def cache_credentials(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RegistryCredentials]:
             """For registries of cache_from and cache_to; each names its registry."""
 
@@ -564,11 +571,12 @@ class ImageServiceBuildRequest(_message.Message):
             cache_to: _abc.Iterable[Global___ImageServiceBuildRequest.CacheTarget] | None = ...,
             inline_cache: _builtins.bool = ...,
             rewrite_times: _builtins.bool = ...,
+            allow: _abc.Iterable[_builtins.str] | None = ...,
             cache_credentials: _abc.Iterable[_types_pb2.RegistryCredentials] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

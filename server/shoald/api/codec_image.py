@@ -20,6 +20,9 @@ from shoald.api.codec_common import (
 from shoald.engine.ports import BuildEvent, Pushed
 from shoald.files.vault import MAX_SECRET_BYTES
 from shoald.model.build import (
+    DEVICE,
+    NETWORK_HOST,
+    SECURITY_INSECURE,
     BuildRequest,
     BuildSecret,
     BuildState,
@@ -143,9 +146,18 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
             CacheTarget(canonical(each.reference), each.all_steps, each.ignore_errors) for each in start.cache_to
         ),
         latest_ns=_latest(start),
+        allow=_allowed(start),
         inline_cache=start.inline_cache or start.build_args.get("BUILDKIT_INLINE_CACHE") == "1",
         cache_credentials=tuple(_cache_credentials(start)),
     )
+
+
+def _allowed(start: pb.ImageServiceBuildRequest.Start) -> frozenset[str]:
+    known = (NETWORK_HOST, SECURITY_INSECURE, DEVICE)
+    for right in start.allow:
+        if right not in known:
+            raise invalid("allow", f"{right[:80]!r} is not one of {', '.join(known)}")
+    return frozenset(start.allow)
 
 
 def _latest(start: pb.ImageServiceBuildRequest.Start) -> int | None:

@@ -56,6 +56,8 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         request = build_request_of(first.start)
         if request.network == "host":
             require(Role.ADMIN, "the host's network (network=host)")
+        if request.allow:
+            require(Role.ADMIN, f"what a build may allow its steps ({', '.join(sorted(request.allow))})")
         started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
         await context.write(pb.ImageServiceBuildResponse(started=started))
         async with closing(sent_contexts(requests, request, context)) as contexts:

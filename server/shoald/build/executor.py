@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ShoalError, Unimplemented
+from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError, Unimplemented
 from shoald.build import trees
 from shoald.build.fetching import Fetching
 from shoald.build.keys import KnownKeys, copy_key, run_key, tree_key, workdir_key
@@ -24,6 +24,7 @@ from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
 from shoald.build.parts import Archive, Part, runs, told, with_archives
 from shoald.build.place import BuildPlace
+from shoald.build.rights import INSECURE, cdi_devices, check_rights
 from shoald.build.scans import Scans
 from shoald.build.selection import CopyItem, Tree, clamped, finished, linkable, scan_paths, select
 from shoald.build.solver import Build, Keyed, Log, Roots, StageResult
@@ -105,7 +106,7 @@ class StepExecutor:
         """The content key. Raises Unimplemented for what is not built yet, InvalidArgument (COPY_SOURCE_MISSING)."""
         match step:
             case RunStep():
-                _check_run(step, build)
+                check_rights(step, build.request)
                 platform = str(build.plan.platform_of(stage.state.index))
                 mounted = await self._mounted(build, step, roots)
                 return Keyed(
@@ -230,7 +231,7 @@ class StepExecutor:
 
     async def execute(self, build: Build, stage: StageResult, step: Step, keyed: Keyed, roots: Roots, log: Log) -> str:
         """Carry a step out; the id of its committed snapshot, which the cache and the build's lease hold."""
-        base = build.userns_base if isinstance(step, RunStep) else 0
+        base = build.userns_base if isinstance(step, RunStep) and step.security != INSECURE else 0
         snapshot = await self._snapshots.create_writable(stage.snapshot_id, uid_base=base, lease=build.lease)
         try:
             match step:
@@ -259,7 +260,9 @@ class StepExecutor:
             mounts = made.mounts
             process = StepProcess(
                 snapshot_id=snapshot_id,
-                userns_base=build.userns_base,
+                userns_base=build.userns_base if step.security != INSECURE else 0,
+                privileged=step.security == INSECURE,
+                cdi_devices=await asyncio.to_thread(cdi_devices, step.devices),
                 args=step.argv,
                 env={**step.proxy_env, **step.env, **made.env},
                 user=step.user,
@@ -361,17 +364,3 @@ def _owner(chown: str, root: Path) -> tuple[int, int] | None:
     if not colon and name.isdigit():
         return user.uid, user.uid
     return user.uid, user.gid
-
-
-def _check_run(step: RunStep, build: Build) -> None:
-    if step.network == "host" and build.request.network != "host":
-        # A Dockerfile must not take what its caller did not give (and may not have).
-        raise PermissionDenied(
-            "RUN --network=host is not allowed",
-            reason="NETWORK_HOST_REFUSED",
-            hint="an admin can allow it for all steps: shoal build --network host",
-        )
-    if step.security != "sandbox":
-        raise Unimplemented(f"RUN --security={step.security} is not supported", reason="INSTRUCTION_UNSUPPORTED")
-    if step.devices:
-        raise Unimplemented("RUN --device is not supported", reason="INSTRUCTION_UNSUPPORTED")

@@ -90,6 +90,7 @@ def run_key(
         platform,
         list(mounted),
         *([sorted(hosts)] if hosts else []),
+        *(["devices", list(step.devices)] if step.devices else []),
     )
 
 

@@ -42,6 +42,8 @@ class StepProcess:
     extra_hosts: tuple[str, ...] = ()
     mounts: Sequence[Mount] = ()
     secrets: Sequence[SecretFile] = ()
+    privileged: bool = False
+    cdi_devices: tuple[str, ...] = ()
 
 
 async def run_step(launcher: Launcher, vault: SecretVault, step: StepProcess, output: Output) -> int:
@@ -76,6 +78,8 @@ def _record(step: StepProcess) -> Container:
             mounts=tuple(step.mounts),
             resources=Resources(),
             auto_remove=True,
+            privileged=step.privileged,
+            cdi_devices=step.cdi_devices,
             userns="" if step.userns_base else "host",
         ),
         image_id="",

@@ -20,7 +20,7 @@ from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import ProgressPhase
 from shoald.model.snapshot import Snapshot
 from shoald.oci.manifest import Descriptor
-from shoald.registry.ports import Credentials, Registry
+from shoald.registry.ports import Credentials, Source
 from shoald.snapshots.ports import Snapshotter
 
 _BATCH = 2 << 20
@@ -57,7 +57,7 @@ class LayerFetcher:
         md: Metadata,
         content: ContentStore,
         snapshots: Snapshotter,
-        registry: Registry,
+        registry: Source,
         gate: asyncio.Semaphore,
         limits: UnpackLimits,
     ) -> None:

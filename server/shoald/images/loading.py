@@ -20,7 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.digest import Digest
-from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError, Unimplemented
+from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError
 from shoal.reference import Reference
 from shoald.host.blocking import in_thread
 from shoald.host.treescan import open_inside
@@ -28,7 +28,7 @@ from shoald.images.archive import CONTAINERD_NAME, REF_NAME
 from shoald.oci.manifest import Descriptor, Manifest, encode
 from shoald.oci.mediatypes import OCI_CONFIG, OCI_MANIFEST, Compression, layer_type
 from shoald.oci.parse import MAX_MANIFEST_BYTES, parse_manifest
-from shoald.registry.ports import Credentials, OpenBody, Progress, Resolved
+from shoald.registry.ports import Credentials, Resolved
 from shoald.registry.verify import verify
 
 _CHUNK = 1 << 20
@@ -43,8 +43,8 @@ class Archived(Struct, frozen=True):
     names: tuple[str, ...]
 
 
-class ArchiveRegistry:
-    """The images of one archive; implements the reading part of `Registry`."""
+class ArchiveSource:
+    """The images of one archive; see shoald.registry.ports.Source."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -137,10 +137,10 @@ class ArchiveRegistry:
         finally:
             os.close(fd)
 
-    # --- Registry ---------------------------------------------------------------------------------------------------
+    # --- Source -----------------------------------------------------------------------------------------------------
 
     async def resolve(self, ref: Reference, *, credentials: Credentials | None = None) -> Resolved:
-        """See Registry.resolve."""
+        """See Source.resolve."""
         found = self._manifests[str(ref.digest)]
         parse_manifest(found.body, found.descriptor.media_type)
         return found
@@ -148,7 +148,7 @@ class ArchiveRegistry:
     async def manifest(
         self, ref: Reference, descriptor: Descriptor, *, credentials: Credentials | None = None
     ) -> bytes:
-        """See Registry.manifest."""
+        """See Source.manifest."""
         body = await in_thread(lambda: self._read(_place(descriptor.digest), MAX_MANIFEST_BYTES))
         verify(body, descriptor.digest, descriptor.size, f"manifest {descriptor.digest} of the archive")
         return body
@@ -156,7 +156,7 @@ class ArchiveRegistry:
     def blob(
         self, ref: Reference, descriptor: Descriptor, offset: int = 0, *, credentials: Credentials | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """See Registry.blob."""
+        """See Source.blob."""
         return self._blob(descriptor, offset)
 
     @asynccontextmanager
@@ -176,40 +176,6 @@ class ArchiveRegistry:
                     yield chunk
 
             yield chunks()
-
-    async def blob_exists(
-        self, ref: Reference, descriptor: Descriptor, *, credentials: Credentials | None = None
-    ) -> bool:
-        """Never asked."""
-        return False
-
-    async def push_blob(
-        self,
-        ref: Reference,
-        descriptor: Descriptor,
-        open_body: OpenBody,
-        mount_from: str | None = None,
-        *,
-        credentials: Credentials | None = None,
-        progress: Progress | None = None,
-    ) -> bool:
-        """Archives are read only. Raises Unimplemented."""
-        raise Unimplemented("an archive is read only")
-
-    async def push_manifest(
-        self,
-        ref: Reference,
-        body: bytes,
-        media_type: str,
-        tag_or_digest: str | None = None,
-        *,
-        credentials: Credentials | None = None,
-    ) -> str:
-        """Archives are read only. Raises Unimplemented."""
-        raise Unimplemented("an archive is read only")
-
-    async def close(self) -> None:
-        """Nothing is open."""
 
 
 def _name(annotations: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from shoald.oci.manifest import Descriptor, Index, Manifest
 from shoald.oci.mediatypes import CONFIGS, is_layer
 from shoald.oci.parse import parse_manifest
 from shoald.oci.select import select_platform
-from shoald.registry.ports import Credentials, Registry
+from shoald.registry.ports import Credentials, Source
 from shoald.registry.verify import read_blob
 from shoald.snapshots.ports import Snapshotter
 
@@ -60,7 +60,7 @@ class Puller:
         md: Metadata,
         content: ContentStore,
         snapshots: Snapshotter,
-        registry: Registry,
+        registry: Source,
         fetcher: LayerFetcher,
         *,
         nameless: bool = False,

@@ -14,7 +14,7 @@ from shoald.content.ports import ContentStore
 from shoald.host.blocking import in_thread
 from shoald.images.archive import Exported, archive
 from shoald.images.layerfetch import LayerFetcher
-from shoald.images.loading import ArchiveRegistry
+from shoald.images.loading import ArchiveSource
 from shoald.images.pull import Puller
 from shoald.images.push import Pusher
 from shoald.images.removal import remove_image, tag_image
@@ -83,7 +83,7 @@ class ImageStore:
 
         Raises InvalidArgument (BAD_ARCHIVE, and as pull), NotFound (BLOB_NOT_FOUND), DataLoss, ResourceExhausted.
         """
-        source = ArchiveRegistry(directory)
+        source = ArchiveSource(directory)
         fetcher = LayerFetcher(self._md, self._content, self._snapshots, source, self._gate, self._limits)
         puller = Puller(self._md, self._content, self._snapshots, source, fetcher, nameless=True)
         loaded = []

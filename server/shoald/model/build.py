@@ -95,6 +95,10 @@ class CacheTarget(Struct, frozen=True):
     ignore_errors: bool = False
 
 
+NETWORK_HOST, SECURITY_INSECURE, DEVICE = "network.host", "security.insecure", "device"
+"""What a caller can allow the steps of a build; each needs the role admin."""
+
+
 class BuildRequest(Struct, frozen=True):
     """What to build; the context comes as a directory that the engine unpacked beforehand."""
 
@@ -121,6 +125,7 @@ class BuildRequest(Struct, frozen=True):
     cache_to: tuple[CacheTarget, ...] = ()
     latest_ns: int | None = None
     """No file that the build adds is later (rewrite_times): SOURCE_DATE_EPOCH, in ns."""
+    allow: frozenset[str] = frozenset()
     inline_cache: bool = False
     """The image says itself which steps its layers are of."""
     cache_credentials: tuple[RegistryCredentials, ...] = ()

@@ -29,8 +29,8 @@ class Resolved(Struct, frozen=True):
     body: bytes
 
 
-class Registry(Protocol):
-    """Reads and writes images of every registry that references name. Safe for concurrent use.
+class Source(Protocol):
+    """Reads images of where references lead. Safe for concurrent use.
 
     Every method may raise Unavailable (REGISTRY_UNREACHABLE, REGISTRY_TLS, REGISTRY_ERROR), Unauthenticated
     (REGISTRY_AUTH), PermissionDenied (REGISTRY_DENIED) and ResourceExhausted (REGISTRY_RATE_LIMIT).
@@ -57,6 +57,10 @@ class Registry(Protocol):
         IS NOT CHECKED here: whoever stores the bytes hashes them (see `read_blob` for small ones).
         Raises NotFound (BLOB_NOT_FOUND), DataLoss (SIZE_MISMATCH), FailedPrecondition (FOREIGN_LAYER).
         """
+
+
+class Registry(Source, Protocol):
+    """Reads and writes images of every registry that references name. Raises what a Source does, too."""
 
     async def blob_exists(
         self, ref: Reference, descriptor: Descriptor, *, credentials: Credentials | None = None

@@ -7,7 +7,7 @@ from shoal.errors import DataLoss, InvalidArgument
 from shoal.reference import Reference
 from shoald.oci.config import MAX_CONFIG_BYTES
 from shoald.oci.manifest import Descriptor
-from shoald.registry.ports import Credentials, Registry
+from shoald.registry.ports import Credentials, Source
 
 
 def verify(body: bytes, digest: str, size: int | None, what: str) -> None:
@@ -29,7 +29,7 @@ def verify(body: bytes, digest: str, size: int | None, what: str) -> None:
 
 
 async def read_blob(
-    registry: Registry,
+    registry: Source,
     ref: Reference,
     descriptor: Descriptor,
     *,
