@@ -26,7 +26,8 @@ _MAX_PATH, _MAX_NAME, _MAX_DEPTH = 4000, 255, 256
 _PLAIN = re.compile(r"[!\"$-\[\]-~]+").fullmatch
 _ESCAPE = re.compile(rb"\\([0-3][0-7][0-7])")
 _HEX = re.compile(r"[0-9a-f]{64}").fullmatch
-_LATEST_S = 2**33
+LATEST_S = 2**33
+"""A later time can't be told, nor an earlier one than that before 1970."""
 _NUMBERS = {
     "mode": re.compile(r"[0-7]{4}").fullmatch,
     "time": re.compile(r"-?[0-9]{1,10}\.0").fullmatch,
@@ -121,7 +122,7 @@ def _entry(text: str) -> Entry:
     _check_path(path)
     time = int(fields["time"].removesuffix(".0"))
     mode, size, inode = int(fields["mode"], 8), int(fields.get("size", "0")), int(fields.get("inode", "0"))
-    if abs(time) > _LATEST_S or size >= 2**62 or inode >= 2**31:
+    if abs(time) > LATEST_S or size >= 2**62 or inode >= 2**31:
         raise _invalid(f"{text[:120]!a} has a number that can't be")
     if kind == "file" and not _HEX(digest):
         raise _invalid(f"{text[:120]!a} has no SHA-256 digest")

@@ -342,8 +342,8 @@ def _init_path() -> str:
 
 
 def _remove_leftovers(tmp: Path) -> None:
-    """Contexts and files of builds that an earlier daemon did not finish."""
+    """What an earlier daemon did not finish: contexts and files of builds, and archives that were loaded."""
     for entry in tmp.iterdir():
-        if entry.name.startswith(("build-", "heredoc-")):
+        if entry.name.startswith(("build-", "heredoc-", "bind-", "load-")):
             with contextlib.suppress(ShoalError):
                 remove_tree(entry)

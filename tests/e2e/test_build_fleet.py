@@ -82,3 +82,11 @@ def test_a_build_that_fails_is_brought_nowhere(fleet: Fleet, context: Path) -> N
     assert "bringing" not in done.stderr
     assert "never" not in fleet.shoal("images").stdout
     assert "--detach" in fleet.shoal("build", "--distribute", "--detach", context, code=2).stderr
+
+
+def test_a_host_without_the_base_image_counts(fleet: Fleet, context: Path, busybox: str) -> None:
+    """It has nothing yet; that is no failure."""
+    fleet.shoal("rmi", "-f", busybox, "it", "part", "example.com/it:2", code=None)
+    done = fleet.shoal("build", "--distribute", "-q", "-t", "it", context)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 2

@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written(fleet: Fleet, context: Path) -> None:
         ("--cache-from", "type=registry"),
         ("--cache-from", "UPPER"),
         ("--cache-to", "type=s3,ref=x"),
-        ("--cache-to", "type=inline,mode=max"),
+        ("--cache-to", "type=inline,ref=x"),
         ("--cache-to", "ref=x,mode=some"),
         ("--cache-to", "ref=x,what=ever"),
     ],

@@ -20,7 +20,7 @@ def inodes(host: Fleet, name: str) -> list[int]:
 def context(tmp_path: Path) -> Path:
     directory = tmp_path / "c"
     directory.mkdir()
-    for number in range(20):
+    for number in range(120):
         (directory / f"shared-{number}").write_text(f"content {number}\n")
     return directory
 
@@ -81,5 +81,5 @@ def test_no_two_files_of_an_image_are_one(host: Fleet, busybox: str, context: Pa
     build(host, context, text, "-o", f"type=local,dest={tmp_path / 'out'}")
     for part in ("a", "b"):
         files = sorted((tmp_path / "out" / part).glob("shared-*"))
-        assert len(files) == 20
+        assert len(files) == 120
         assert {path.stat().st_nlink for path in files} == {1}

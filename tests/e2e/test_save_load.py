@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.test_peers import run
 from tests.support.daemon import Fleet
+from tests.support.docker_registry import DockerRegistry
 from tests.support.dockerd import Dockerd, dockerd_path, running_dockerd
 
 
@@ -202,6 +203,7 @@ STRANGE: dict[str, dict[str, bytes | str]] = {
         "c": _json({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [DIGEST]}}),
         "l": archive({"f": b"data"}),
     },
+    "a name that is no list": {"manifest.json": _json([{"Config": "c", "Layers": [], "RepoTags": 5}]), "c": b"{}"},
     "a bad name": {"manifest.json": _json([{"Config": "c", "Layers": [], "RepoTags": ["UPPER/../x"]}]), "c": b"{}"},
 }
 
@@ -233,3 +235,52 @@ def test_what_cannot_be_saved(fleet: Fleet, image: str, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
     assert "single host" in fleet.shoal("save", "-o", tmp_path / "a", image, code=2).stderr
     assert "can't read" in fleet.shoal("load", "-i", tmp_path / "nosuch", code=2).stderr
+
+
+def test_no_archive_gives_a_digest_to_another_image(fleet: Fleet, image: str, tmp_path: Path) -> None:
+    fleet.shoal("save", "-H", "h1", "-o", tmp_path / "a.tar", image)
+    files: dict[str, bytes | str] = dict(members(tmp_path / "a.tar"))
+    del files["index.json"]
+    listed = json.loads(files["manifest.json"])
+    listed[0]["RepoTags"] = [f"pinned@{DIGEST}", "plain:1"]
+    (tmp_path / "b.tar").write_bytes(archive({**files, "manifest.json": _json(listed)}))
+    assert (
+        fleet.shoal("load", "-H", "h2", "-i", tmp_path / "b.tar").stdout == "Loaded image: docker.io/library/plain:1\n"
+    )
+    fleet.shoal("inspect", "-H", "h2", f"pinned@{DIGEST}", code=1)
+
+
+def test_what_was_loaded_can_be_pushed(
+    fleet: Fleet, image: str, registry: DockerRegistry, docker: Dockerd, tmp_path: Path
+) -> None:
+    """Also when its layers were here already, in another form."""
+    name = f"{registry.address}/loaded:1"
+    docker.docker("pull", "-q", f"{registry.address}/busybox:latest")
+    docker.docker("tag", f"{registry.address}/busybox:latest", name)
+    docker.docker("save", "-o", str(tmp_path / "a.tar"), name)
+    fleet.shoal("pull", "-q", "-H", "h2", f"{registry.address}/busybox:latest")
+    fleet.shoal("load", "-H", "h2", "-i", tmp_path / "a.tar")
+    fleet.shoal("push", "-q", "-H", "h2", name)
+    fleet.shoal("save", "-H", "h2", "-o", tmp_path / "b.tar", name)
+
+
+def test_not_over_a_pipe_or_a_device(fleet: Fleet, image: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "read").open("wb") as out, subprocess.Popen(["cat", tmp_path / "pipe"], stdout=out) as reader:
+        fleet.shoal("save", "-H", "h1", "-o", tmp_path / "pipe", image)
+        assert reader.wait(30) == 0
+    assert (tmp_path / "read").read_bytes().startswith(b"oci-layout")
+    os.mknod(tmp_path / "null", 0o020666, os.makedev(1, 3))
+    fleet.shoal("save", "-H", "h1", "-o", tmp_path / "null", image)
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_a_pipe_to_several_hosts(fleet: Fleet, image: str, tmp_path: Path) -> None:
+    fleet.shoal("save", "-H", "h1", "-o", tmp_path / "a.tar", image)
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$@" -i <(cat {tmp_path}/a.tar)', "bash", *fleet.command("load")],
+        capture_output=True,
+        text=True,
+        env=fleet.environment(),
+    )
+    assert done.stdout.count("Loaded image") == 2, done.stderr

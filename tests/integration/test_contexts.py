@@ -191,7 +191,7 @@ async def test_missing_names_exactly_what_lacks(store: Store) -> None:
     assert await store.contexts.missing(sha(data)) == [sha(b"a"), sha(b"b")]
     await store.put(b"b", b"else", b"a")
     assert await store.contexts.missing(sha(data)) == []
-    store.files.consumed([sha(b"a")])
+    store.files.forget(sha(b"a"))
     assert await store.refused(nodes) == "CONTEXT_MISSING"
     assert await store.make(nodes) == ["a"]
     assert os.listdir(store.blobs) == [sha(b"else")[7:]], "what was used is no blob any more"

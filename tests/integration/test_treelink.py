@@ -39,14 +39,15 @@ class Layers:
         try:
             target = self.mounted("target", [self.base], upper=True)
             try:
-                links = await trees.copy(merged, target, items, owner, linkable(items))
+                numbers = {number for number, each in enumerate(items) if each.kind == "f"}
+                links = await trees.copy(merged, target, items, owner, numbers)
             finally:
                 mounts.unmount_tree(target, detach=True)
             left = await trees.link(self.upper, sources, self.below, links)
             if left:
                 target = self.mounted("target", [self.base], upper=True)
                 try:
-                    await trees.copy(merged, target, left, owner)
+                    await trees.copy(merged, target, left, owner, keep_times=True)
                 finally:
                     mounts.unmount_tree(target, detach=True)
             return len(left)
@@ -213,3 +214,43 @@ async def test_no_file_has_two_names_in_one_image(layers: Layers) -> None:
     assert not same(layers.base / "own", layers.upper / "to/own")
     layers.below = [top, layers.base]
     assert len(await trees.link(layers.upper, [top], [top], [trees.Link(wanted("/a"), None, "/", "b")])) == 1
+
+
+async def test_of_very_many_layers(layers: Layers) -> None:
+    """More directories are looked into than are kept open: the place of the new name must not be lost among them."""
+    many = []
+    for number in range(120):
+        many.append(layers.made(f"l{number}"))
+        (many[-1] / "usr/lib/deep").mkdir(parents=True)
+    origin = file(many[-1], "usr/lib/deep/file")
+    layers.upper.joinpath("app").mkdir()
+    links = [trees.Link(wanted("/usr/lib/deep/file"), None, "/app", "renamed")]
+    assert await trees.link(layers.upper, many, [], links) == []
+    assert same(origin, layers.upper / "app/renamed")
+    found = [path for layer in many for path in layer.rglob("*") if path.is_file()]
+    assert found == [origin]
+
+
+async def test_directories_keep_their_times_when_files_are_copied_after_all(layers: Layers) -> None:
+    top = layers.made("top")
+    file(top, "d/a")
+    directory = replace(item("/d", "d"), mtime_ns=TIME)
+    assert await layers.copied([top], [directory, replace(wanted("/d/a", "/d/a"), uid=7)]) == 1
+    assert (layers.upper / "d").stat().st_mtime_ns == TIME
+    assert (layers.upper / "d/a").stat().st_uid == 7
+
+
+def test_what_is_worth_it() -> None:
+    many = [wanted(f"/{number}") for number in range(100)]
+    assert linkable(many) == set(range(100))
+    assert linkable(many[1:]) == set()
+    others = [
+        replace(wanted("/s"), mode=0o4755),
+        wanted("/c", "/etc/cron.d/c"),
+        replace(wanted("/h"), inode=5),
+        item("/data"),
+        item("/link", "l", "x"),
+        many[0],
+    ]
+    assert linkable([*many, *others]) == set(), "one has no place of its own"
+    assert linkable([*many, wanted("/100"), *others]) == set(range(1, 101))

@@ -146,7 +146,7 @@ class FakeEngine:
         yield Progress("sha256:1", ProgressPhase.DOWNLOADING, 1, 2)
         yield Loaded(IMAGE, ("web:1",))
 
-    async def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+    async def save_images(self, names: Sequence[str], docker: bool, expected_id: str = "") -> AsyncIterator[bytes]:
         self._called("save_images", tuple(names), docker)
         yield b"archive"
 

@@ -97,7 +97,9 @@ def build(
     arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         arguments.setdefault("SOURCE_DATE_EPOCH", epoch)
-    if rewrite_timestamp and "SOURCE_DATE_EPOCH" not in arguments:
+    outputs = [parse_output(text) for text in (*(output or ()), *(["type=registry"] if push else []))]
+    rewriting = rewrite_timestamp or any(each.rewrite_times for each in outputs)
+    if rewriting and "SOURCE_DATE_EPOCH" not in arguments:
         raise UsageFault("--rewrite-timestamp needs SOURCE_DATE_EPOCH", hint="set it in the environment: seconds")
     options = BuildOptions(
         path=path,
@@ -115,12 +117,12 @@ def build(
         creds=given(creds),
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
-        outputs=[parse_output(text) for text in (*(output or ()), *(["type=registry"] if push else []))],
+        outputs=outputs,
         cache_from=[parse_cache_from(text) for text in cache_from or ()],
         cache_to=[parse_cache_to(text) for text in cache_to or ()],
         extra_hosts=list(add_host or ()),
         detach=detach,
-        rewrite_times=rewrite_timestamp,
+        rewrite_times=rewriting,
         allow=_rights(allow or ()),
         debug=debug,
         once=once or distribute,

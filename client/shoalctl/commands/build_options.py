@@ -48,6 +48,8 @@ class BuildOptions(NamedTuple):
     allow: Sequence[str] = ()
     debug: bool = False
     once: bool = False
+    checkout: bool = False
+    """`path` is a checkout for this build only."""
     distribute: bool = False
     extra_hosts: Sequence[str] = ()
     ssh: Mapping[str, SshAgent] = EMPTY
@@ -70,7 +72,7 @@ class BuildOptions(NamedTuple):
     def at(self, directory: str) -> BuildOptions:
         """The same with a directory in place of a repository; `file` is in it."""
         file = os.path.join(directory, self.file) if self.file not in ("", "-") else self.file
-        return self._replace(path=directory, file=file)
+        return self._replace(path=directory, file=file, checkout=True)
 
     def source(self) -> tuple[Source, SharedManifest | Archive]:
         """The Dockerfile, and the context; may read standard input. Blocking."""
@@ -86,7 +88,9 @@ class BuildOptions(NamedTuple):
             source = Source(text, "Dockerfile", Path(self.path))
         else:
             source = from_directory(self.path, self.file)
-        return source, SharedManifest(BuildContext.at(Path(self.path), source.path))
+        context = BuildContext.at(Path(self.path), source.path)
+        context.kept = not self.checkout
+        return source, SharedManifest(context)
 
     def named_contexts(self) -> dict[str, SharedManifest | Archive]:
         """The named contexts that are directories. Blocking."""
@@ -135,7 +139,7 @@ class BuildOptions(NamedTuple):
                 if each.reference
             ],
             allow=self.allow,
-            rewrite_times=self.rewrite_times or any(each.rewrite_times for each in self.outputs),
+            rewrite_times=self.rewrite_times,
             inline_cache=any(not each.reference for each in self.cache_to),
             cache_credentials=cache_credentials,
             extra_hosts=self.extra_hosts,

@@ -50,7 +50,7 @@ async def deliver(host: HostClient, image: image_pb2.Image, output: Output, opti
 
     if output.kind in ("oci", "docker"):
         names = output.names or options.tags or [image.id]
-        saved = save_images(host, names, docker=output.kind == "docker")
+        saved = save_images(host, names, docker=output.kind == "docker", expected=image.id)
         await write_archive(saved, "" if output.dest == "-" else output.dest)
         return
     chunks = export_image(host, image.id)

@@ -50,13 +50,15 @@ class Building:
     async def run(self) -> int:
         """The exit code."""
         options = self._options
-        if options.iidfile and len(self._fleet.names) > 1:
+        if options.iidfile and len(self._fleet.names) > 1 and not options.once:
             raise UsageFault("--iidfile needs a single host")
         if options.debug and len(self._fleet.names) > 1:
             raise UsageFault("--debug needs a single host", hint="choose one with -H")
+        if options.detach and options.debug:
+            raise UsageFault("--detach leaves nobody here to --debug")
         if options.detach and options.distribute:
             raise UsageFault("--detach leaves nobody here to --distribute the result")
-        check_outputs(options, self._fleet.names)
+        check_outputs(options, self._fleet.names[:1] if options.once else self._fleet.names)
         with self._iidfile, ExitStack() as stack:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
@@ -78,11 +80,14 @@ class Building:
             chosen, silent = await builders(self._fleet, start, {"": context, **named})
             results += [HostResult(each.host, None, each.error) for each in silent]
         names = self._fleet.names if chosen is None else [each.host for each in chosen]
+        if chosen is not None and len(names) > 1 and (options.iidfile or any(each.local for each in options.outputs)):
+            raise UsageFault("the hosts are of several platforms: the result is no single file", hint="choose with -H")
         for name in names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
         try:
             async for result in self._fleet.each(self._one, names):
                 results.append(result)
+            self._view.close()
             if options.distribute:
                 results += await self._distributed(chosen or [], results)
         except asyncio.CancelledError:
@@ -108,7 +113,8 @@ class Building:
             if builder.host not in images or not builder.others:
                 continue
             image = images[builder.host]
-            console.err(f"bringing it from {builder.host} to {', '.join(builder.others)} ...")
+            if self._options.progress != "quiet":
+                console.err(f"bringing it from {builder.host} to {', '.join(builder.others)} ...")
             try:
                 results += await distribute(self._fleet, builder, self._options.names or [image.id], image)
             except ShoalError as error:

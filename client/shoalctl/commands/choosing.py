@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from shoal.errors import DataLoss
+from shoal.errors import DataLoss, FailedPrecondition
 from shoalctl.fleet.building import estimated
 from shoalctl.fleet.fleet import Fleet
 from shoalctl.fleet.host import HostClient
@@ -17,8 +16,6 @@ from shoalctl.fleet.result import HostResult
 
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2
-
-_CHUNK = 512 << 10
 
 
 class Builder(NamedTuple):
@@ -66,24 +63,21 @@ async def distribute(
 ) -> list[HostResult[image_pb2.Image | None]]:
     """Bring an image of the builder to the others, through this machine, which keeps it in a file meanwhile."""
     from shoalctl.fleet.archives import load_images, save_images
+    from shoalctl.fleet.spool import Spool
 
-    with tempfile.TemporaryFile() as file:
-        async for chunk in save_images(fleet.host(builder.host), names, docker=False):
-            await asyncio.to_thread(file.write, chunk)
-        await asyncio.to_thread(file.flush)
+    spool = Spool()
+    try:
+        async for chunk in save_images(fleet.host(builder.host), names, docker=False, expected=image.id):
+            await asyncio.to_thread(spool.write, chunk)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"can't keep the image in {tempfile.gettempdir()}: {error.strerror}", reason="DISK_FULL"
+        ) from error
 
-        async def one(host: HostClient) -> image_pb2.Image | None:
-            loaded = await load_images(host, _chunks(file))
-            if [each.image.id for each in loaded] != [image.id]:
-                raise DataLoss(f"{builder.host} sent another image than it built", reason="DIGEST_MISMATCH")
-            return loaded[0].image
+    async def one(host: HostClient) -> image_pb2.Image | None:
+        loaded = await load_images(host, spool.chunks())
+        if [each.image.id for each in loaded] != [image.id]:
+            raise DataLoss(f"{builder.host} sent another image than it built", reason="DIGEST_MISMATCH")
+        return loaded[0].image
 
-        return [result async for result in fleet.each(one, builder.others)]
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    """All of a file that others read too (blocking)."""
-    at = 0
-    while chunk := os.pread(file.fileno(), _CHUNK, at):
-        at += len(chunk)
-        yield chunk
+    return [result async for result in fleet.each(one, builder.others)]

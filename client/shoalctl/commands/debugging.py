@@ -6,7 +6,9 @@ for the step only (caches, secrets, bind mounts) is not there.
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shoal.errors import ShoalError
@@ -30,7 +32,8 @@ def failed_line(error: ShoalError | None) -> int:
     if error is None or error.reason != "BUILD_STEP_FAILED":
         return 0
     line = error.metadata.get("start_line", "")
-    return int(line) if line.isdecimal() else 0
+    # A trigger of the base image has the line of its FROM, before which there is nothing.
+    return int(line) if line.isdecimal() and int(line) > 1 else 0
 
 
 async def open_shell(
@@ -46,13 +49,20 @@ async def open_shell(
 
     name = f"shoal-debug:{os.urandom(8).hex()}"
     build = Build(host, _before(start, line, name), context, named)
-    async for _ in build.events():
-        pass
+    try:
+        async for _ in build.events():
+            pass
+    except asyncio.CancelledError:
+        await asyncio.shield(host.cancel(build.request_id))
+        raise
     console.err(f"a shell on {host.name}, before line {line}; nothing that is done here is kept")
     try:
         async with Fleet([host.link.host], timeout=host.link.timeout) as fleet:
             await Running(fleet, _options(name, start)).run()
     finally:
+        # A shell that was left (or did not hear of the end) goes with the container.
+        with suppress(ShoalError):
+            await host.remove(f"debug-{name[-16:]}", force=True)
         await host.remove_image(name, force=True)
 
 
@@ -81,5 +91,6 @@ def _options(name: str, start: image_pb2.ImageServiceBuildRequest.Start) -> RunO
         interactive=True,
         tty=input_is_terminal() and console.is_terminal(),
         remove=True,
+        name=f"debug-{name[-16:]}",
         pull="never",
     )

@@ -23,6 +23,9 @@ async def write_archive(chunks: Chunks, output: str) -> None:
     if not output:
         await _write(chunks, console.raw)
         return
+    if os.path.exists(output) and not os.path.isfile(output):
+        await _into(chunks, output)
+        return
     temporary = Path(f"{output}.{os.getpid()}.part")
     try:
         with temporary.open("xb") as file:
@@ -33,6 +36,22 @@ async def write_archive(chunks: Chunks, output: str) -> None:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+async def _into(chunks: Chunks, output: str) -> None:
+    """Into a pipe or a device, which a file must not take the place of. Raises UsageFault."""
+    try:
+        with open(output, "wb", buffering=0) as file:
+            await _write(chunks, lambda chunk: write_all(file.fileno(), chunk))
+    except OSError as error:
+        raise UsageFault(f"can't write {output}: {error.strerror}") from error
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Every byte (blocking). Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 async def unpack_archive(chunks: Chunks, target: LocalTarget) -> None:

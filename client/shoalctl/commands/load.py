@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import asyncio
+import contextlib
+import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +20,7 @@ from shoalctl.invocation import Invocation
 if TYPE_CHECKING:
     from shoalctl.fleet.archives import LoadedImage
     from shoalctl.fleet.host import HostClient
+    from shoalctl.fleet.spool import Spool
 
 app = verb_app()
 _CHUNK = 512 << 10
@@ -42,12 +46,17 @@ async def _load(invocation: Invocation, source: str, *, quiet: bool) -> int:
         from shoalctl.render.progress import ProgressBoard
 
         board = ProgressBoard(fleet.names, quiet)
-        with _opened(source, several=len(fleet.names) > 1) as file:
+        with _opened(source) as file:
+            chunks: Callable[[], Iterator[bytes]] = partial(_pieces, file)
+            if len(fleet.names) > 1:
+                # Each host reads it for itself: a file does for that, a pipe is kept in one.
+                spool = await asyncio.to_thread(_spooled, file)
+                chunks = spool.chunks
 
             async def one(host: HostClient) -> list[LoadedImage]:
                 return await load_images(
                     host,
-                    _chunks(file, file.name if len(fleet.names) > 1 else ""),
+                    chunks(),
                     lambda record: board.update(
                         host.name, record.id, record.phase, record.done_bytes, record.total_bytes
                     ),
@@ -65,25 +74,36 @@ async def _load(invocation: Invocation, source: str, *, quiet: bool) -> int:
         return report(results)
 
 
-def _opened(source: str, *, several: bool) -> IO[bytes]:
-    """The archive. For several hosts standard input is kept in a file, which each of them reads. Raises UsageFault."""
-    if source:
-        try:
-            return open(source, "rb")
-        except OSError as error:
-            raise UsageFault(f"can't read {source}: {error.strerror}") from error
-    if not several:
-        return sys.stdin.buffer
-    spool: IO[bytes] = tempfile.NamedTemporaryFile()  # noqa: SIM115 - the caller closes it
-    shutil.copyfileobj(sys.stdin.buffer, spool, _CHUNK)
-    spool.flush()
-    return spool
-
-
-def _chunks(file: IO[bytes], own: str) -> Iterator[bytes]:
-    """The archive in pieces (blocking); `own`: by the file of this name, opened once more."""
-    if own:
-        with open(own, "rb") as again:
-            yield from iter(lambda: again.read(_CHUNK), b"")
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[int]:
+    """The archive's descriptor. Standard input stays open: closing what a thread reads would wait for it."""
+    if not source:
+        yield sys.stdin.fileno()
         return
-    yield from iter(lambda: file.read(_CHUNK), b"")
+    try:
+        fd = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise UsageFault(f"can't read {source}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _pieces(fd: int) -> Iterator[bytes]:
+    """The archive in pieces, as they come (blocking). Raises UsageFault."""
+    try:
+        while chunk := os.read(fd, _CHUNK):
+            yield chunk
+    except OSError as error:
+        raise UsageFault(f"can't read the archive: {error.strerror}") from error
+
+
+def _spooled(fd: int) -> Spool:
+    """Blocking. Raises UsageFault."""
+    from shoalctl.fleet.spool import Spool
+
+    try:
+        return Spool.of(_pieces(fd))
+    except OSError as error:
+        raise UsageFault(f"can't keep the archive in {tempfile.gettempdir()}: {error.strerror}") from error

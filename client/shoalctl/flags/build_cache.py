@@ -9,6 +9,8 @@ from shoal.reference import Reference
 from shoalctl.flags.fault import UsageFault
 
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
+_IDLE = ("oci-mediatypes", "image-manifest", "compression", "compression-level", "force-compression")
+"""Keys of buildx that say what is always so here, or makes no difference."""
 _FROM = "write --cache-from IMAGE, or type=registry,ref=IMAGE"
 _TO = "write --cache-to IMAGE, type=registry,ref=IMAGE[,mode=max], or type=inline"
 
@@ -25,9 +27,7 @@ def parse_cache_from(text: str) -> str:
     """The reference. Raises UsageFault."""
     if "=" not in text:
         return _reference(text, text, _FROM)
-    given = _fields(text, ("type", "ref"), _FROM)
-    if given.get("type", "registry") != "registry":
-        raise UsageFault(f"invalid cache {text!r}: there is no type {given['type']!r} to read from", hint=_FROM)
+    given = _fields(text, ("registry",), ("type", "ref"), _FROM)
     return _reference(text, given.get("ref", ""), _FROM)
 
 
@@ -35,27 +35,29 @@ def parse_cache_to(text: str) -> CacheTarget:
     """Raises UsageFault."""
     if "=" not in text:
         return CacheTarget(_reference(text, text, _TO))
-    given = _fields(text, ("type", "ref", "mode", "ignore-error"), _TO)
+    given = _fields(text, ("registry", "inline"), ("type", "ref", "mode", "ignore-error"), _TO)
     kind, mode = given.get("type", "registry"), given.get("mode", "min")
-    ignore = _SWITCH.get(given.get("ignore-error", "false"))
+    ignore = _SWITCH.get(given.get("ignore-error", "false").lower())
     if mode not in ("min", "max") or ignore is None:
         raise UsageFault(f"invalid cache {text!r}", hint="mode is min or max, ignore-error true or false")
     if kind == "inline":
-        if "ref" in given or mode == "max":
-            raise UsageFault(f"invalid cache {text!r}: type=inline has the result's layers only, and no ref", hint=_TO)
+        if "ref" in given:
+            raise UsageFault(f"invalid cache {text!r}: type=inline is in the image, and has no ref", hint=_TO)
         return CacheTarget("")
-    if kind != "registry":
-        raise UsageFault(f"invalid cache {text!r}: there is no type {kind!r} to write to", hint=_TO)
-    return CacheTarget(_reference(text, given.get("ref", ""), _TO), mode == "max", ignore)
+    reference = _reference(text, given.get("ref", ""), _TO)
+    if "@" in reference:
+        raise UsageFault(f"invalid cache {text!r}: a digest can't be written to", hint=_TO)
+    return CacheTarget(reference, mode == "max", ignore)
 
 
-def _fields(text: str, known: tuple[str, ...], hint: str) -> dict[str, str]:
-    given: dict[str, str] = {}
+def _fields(text: str, kinds: tuple[str, ...], known: tuple[str, ...], hint: str) -> dict[str, str]:
+    given = dict(item.partition("=")[::2] for item in text.split(","))
+    if (kind := given.get("type", "registry")) not in kinds:
+        raise UsageFault(f"invalid cache {text!r}: there is no type {kind!r} here", hint=hint)
     for item in text.split(","):
-        key, separator, value = item.partition("=")
-        if key not in known or not separator:
+        key, separator, _ = item.partition("=")
+        if key not in (*known, *_IDLE) or not separator:
             raise UsageFault(f"invalid cache {text!r}: unknown part {item!r}", hint=hint)
-        given[key] = value
     return given
 
 

@@ -23,6 +23,11 @@ class Output:
     push: bool = False
     rewrite_times: bool = False
 
+    @property
+    def local(self) -> bool:
+        """Whether it comes to this machine."""
+        return self.kind != "image"
+
 
 def parse_output(text: str) -> Output:
     """Docker's syntax: CSV of key=value; a single word is a directory, `-` a tar on standard output. Raises

@@ -23,12 +23,14 @@ class LoadedImage(NamedTuple):
     names: tuple[str, ...]
 
 
-async def save_images(host: HostClient, names: Sequence[str], *, docker: bool) -> AsyncGenerator[bytes, None]:
-    """Images as one tar, an OCI image layout; `docker`: with docker's manifest.json. LinkLost when the connection fails
-    in its middle."""
+async def save_images(
+    host: HostClient, names: Sequence[str], *, docker: bool, expected: str = ""
+) -> AsyncGenerator[bytes, None]:
+    """Images as one tar, an OCI image layout; `docker`: with docker's manifest.json. `expected`: the id that all names
+    must mean. LinkLost when the connection fails in its middle."""
     from shoal.v1 import image_pb2
 
-    request = image_pb2.ImageServiceSaveRequest(names=names, docker=docker)
+    request = image_pb2.ImageServiceSaveRequest(names=names, docker=docker, expected_id=expected)
     async for message in host.link.stream(_images("Save"), request):
         yield message.chunk
 
@@ -45,8 +47,14 @@ async def load_images(
     ending = Ending(call)
 
     async def write() -> None:
-        await feed(call, chunks, lambda chunk: message(chunk=chunk))
-        await call.done_writing()
+        try:
+            await feed(call, chunks, lambda chunk: message(chunk=chunk))
+            await call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the call has ended; whoever reads it learns why
+        except Exception:
+            call.cancel()  # the host waits for more that never comes
+            raise
 
     writing = asyncio.create_task(write())
     loaded: list[LoadedImage] = []
@@ -57,8 +65,12 @@ async def load_images(
             else:
                 progress(answer.progress)
         await writing
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+    except grpc.aio.AioRpcError as error:
         raise await ending.error() from error
+    except asyncio.CancelledError:
+        if writing.done() and not writing.cancelled() and (failure := writing.exception()) is not None:
+            raise failure from None
+        raise
     finally:
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)

@@ -68,6 +68,7 @@ class Build:
     async def events(self) -> AsyncGenerator[image_pb2.BuildEvent, None]:
         """The events, each once; afterwards `image` is there. Raises what the build failed with."""
         attempts = 0
+        cause: ShoalError | None = None
         while self.image is None:
             if not self._sent:
                 self._manifests = {name: await each.get() for name, each in self._shared.items()}
@@ -83,10 +84,13 @@ class Build:
                     raise LinkLost("the stream ended before the build did")
             except (LinkLost, FailedPrecondition, NotFound) as error:
                 attempts += 1
-                if attempts > _ATTEMPTS or not self._may_go_on(error):
+                if not self._may_go_on(error):
                     raise
+                if attempts > _ATTEMPTS:
+                    # Why the context never came says more than that it is not there.
+                    raise (error if cause is None or isinstance(error, LinkLost) else cause) from error
                 if isinstance(error, FailedPrecondition):
-                    await self._send_contexts()
+                    cause = await self._send_contexts() or cause
                 elif isinstance(error, LinkLost):
                     await self._host.link.reconnect()
                 if not self._sent:
@@ -103,18 +107,27 @@ class Build:
             return True
         return isinstance(error, LinkLost)
 
-    async def _send_contexts(self) -> None:
+    async def _send_contexts(self) -> ShoalError | None:
+        """Send what the host lacks; what kept some of it from coming there, if another attempt may help."""
         from shoalctl.fleet.sending import send_context
 
+        cause: ShoalError | None = None
         for name, manifest in self._manifests.items():
             try:
                 await send_context(self._host, manifest, self.sending)
-            except LinkLost:
+            except LinkLost as error:
+                cause = error
                 await self._host.link.reconnect()  # what has come there is not sent again
             except (DataLoss, FailedPrecondition) as error:
                 if error.reason not in ("DIGEST_MISMATCH", "FILES_CHANGED"):
                     raise
+                cause = FailedPrecondition(
+                    f"files of the context change all the time while they are sent: {error.message}",
+                    reason="FILES_CHANGED",
+                    hint="put them into .dockerignore if the build does not need them",
+                )
                 await self._shared[name].get(but=manifest)
+        return cause
 
     async def _send(self) -> AsyncIterator[Any]:
         from shoal.v1 import image_pb2_grpc
@@ -188,6 +201,9 @@ async def estimated(
     from shoal.v1 import image_pb2, image_pb2_grpc
 
     request = image_pb2.ImageServiceEstimateBuildRequest(start=start)
+    # Most of the hosts that are asked will not build: they need no secrets for the answer.
+    for field in ("credentials", "cache_credentials", "ssh", "secrets"):
+        request.start.ClearField(field)
     for name, manifest in manifests.items():
         request.start.context_manifests[name] = manifest.digest
 
@@ -202,5 +218,9 @@ async def estimated(
     from shoalctl.fleet.sending import send_manifest
 
     for manifest in manifests.values():
-        await send_manifest(host, manifest)
+        try:
+            await send_manifest(host, manifest)
+        except LinkLost:
+            await host.link.reconnect()
+            await send_manifest(host, manifest)
     return await ask()

@@ -27,6 +27,8 @@ class BuildContext:
 
     def __init__(self, root: Path, ignore: Matcher | None = None) -> None:
         self._root = root
+        self.kept = True
+        """False: the directory is gone after the build, so that nothing of it is worth remembering."""
         self._ignore = ignore or Matcher([])
         self.skipped: set[str] = set()
 

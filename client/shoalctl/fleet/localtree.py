@@ -208,8 +208,10 @@ def hashed(path: Path, found: os.stat_result) -> str:
         while chunk := file.read(_CHUNK):
             hashed.update(chunk)
         after = os.fstat(fd)
-    seen = {(each.st_ino, each.st_size, each.st_mtime_ns) for each in (found, before, after)}
-    if len(seen) != 1:
+    # A listing on Windows tells no inode.
+    inodes = {each.st_ino for each in (found, before, after)} - {0}
+    seen = {(each.st_size, each.st_mtime_ns) for each in (found, before, after)}
+    if len(seen) != 1 or len(inodes) > 1:
         raise changed(str(path))
     return f"sha256:{hashed.hexdigest()}"
 

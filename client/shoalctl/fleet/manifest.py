@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal.manifest import Entry, encoded
+from shoal.errors import ShoalError
+from shoal.manifest import LATEST_S, Entry, encoded
 from shoalctl.fleet.context import BuildContext, unreadable
 from shoalctl.fleet.localtree import cache_directory, hashed
 
@@ -51,13 +52,20 @@ class SharedManifest:
         self._context = context
         self._made: Manifest | None = None
         self._making = asyncio.Lock()
+        self._failed: ShoalError | None = None
 
     async def get(self, but: Manifest | None = None) -> Manifest:
         """The manifest; a new one where the last is `but`. Raises as `manifest_of`."""
         async with self._making:
+            if self._failed is not None:
+                raise self._failed  # the next host would find the same, after as long a time
             if self._made is None or self._made is but:
-                # What did not come as it was said to be may be remembered wrongly: all is read again.
-                self._made = await asyncio.to_thread(manifest_of, self._context, forget=but is not None)
+                try:
+                    # What did not come as it was said to be may be remembered wrongly: all is read again.
+                    self._made = await asyncio.to_thread(manifest_of, self._context, forget=but is not None)
+                except ShoalError as error:
+                    self._failed = error
+                    raise
             return self._made
 
 
@@ -65,11 +73,15 @@ def manifest_of(context: BuildContext, *, forget: bool = False) -> Manifest:
     """Walk over the context, and read what is not known, or all (blocking).
 
     Raises FailedPrecondition (CONTEXT_UNREADABLE, FILES_CHANGED)."""
-    known = _Known(context.root, forget=forget)
+    known = _Known(context.root, forget=forget, kept=context.kept)
     contents: dict[str, Content] = {}
     skipped: list[str] = []
-    data = encoded(_entries(context, known, contents, skipped))
-    known.save()
+    try:
+        data = encoded(_entries(context, known, contents, skipped))
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which names on Windows may have
+        raise unreadable(ascii(error.object), "its name is no text") from error
+    finally:
+        known.save()
     return Manifest(data, f"sha256:{hashlib.sha256(data).hexdigest()}", contents, skipped)
 
 
@@ -79,7 +91,7 @@ def _entries(context: BuildContext, known: _Known, contents: dict[str, Content],
     for name, path, found in context.files():
         kind = stat.S_IFMT(found.st_mode)
         mode = found.st_mode & 0o7777 if posix else 0o755
-        modified = found.st_mtime_ns // 10**9
+        modified = min(max(found.st_mtime_ns // 10**9, 0), LATEST_S)
         if kind == stat.S_IFREG:
             place = (found.st_dev, found.st_ino)
             if found.st_nlink > 1 and place in first:
@@ -107,7 +119,8 @@ class _Known:
     """Digests of a directory's files by name, valid while size, times and inode are the same. In the user's cache
     directory, which can be deleted at any time."""
 
-    def __init__(self, root: Path, *, forget: bool) -> None:
+    def __init__(self, root: Path, *, forget: bool, kept: bool) -> None:
+        self._kept = kept
         name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:32]
         self._file = cache_directory() / "contexts" / f"{name}.json"
         self._old = {} if forget else self._load()
@@ -133,15 +146,22 @@ class _Known:
 
     def save(self) -> None:
         """Keep what was found out. A cache that can't be written is no error."""
+        if not self._kept:
+            return
         with contextlib.suppress(OSError):
-            if not self._read and len(self._new) == len(self._old):
+            if not self._read and self._new.keys() == self._old.keys():
                 os.utime(self._file)
                 return
             directory = self._file.parent
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.NamedTemporaryFile("w", dir=directory, delete=False) as temporary:
-                json.dump(self._new, temporary, separators=(",", ":"))
-            os.replace(temporary.name, self._file)
+                try:
+                    json.dump(self._new, temporary, separators=(",", ":"))
+                    temporary.close()
+                    os.replace(temporary.name, self._file)
+                except OSError:
+                    os.unlink(temporary.name)
+                    raise
             for other in os.scandir(directory):
                 if other.stat().st_mtime < time.time() - _FORGOTTEN_S:
                     os.unlink(other.path)

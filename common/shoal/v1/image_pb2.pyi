@@ -1093,8 +1093,11 @@ class ImageServiceSaveRequest(_message.Message):
 
     NAMES_FIELD_NUMBER: _builtins.int
     DOCKER_FIELD_NUMBER: _builtins.int
+    EXPECTED_ID_FIELD_NUMBER: _builtins.int
     docker: _builtins.bool
     """With docker's manifest.json, which older versions of dockerd need."""
+    expected_id: _builtins.str
+    """All names must mean this image, or the call is FAILED_PRECONDITION, reason IMAGE_CHANGED. Empty: any."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """References, ids or unique prefixes of ids; at least one. An image has in the archive the names that were asked for."""
@@ -1104,10 +1107,11 @@ class ImageServiceSaveRequest(_message.Message):
         *,
         names: _abc.Iterable[_builtins.str] | None = ...,
         docker: _builtins.bool = ...,
+        expected_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["docker", b"docker", "expected_id", b"expected_id", "names", b"names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,7 +79,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def Save(self, request: pb.ImageServiceSaveRequest, context: Context) -> None:  # type: ignore[override]
         if not request.names:
             raise invalid("names", "is empty")
-        chunks = self._engine.save_images(list(request.names), request.docker)
+        chunks = self._engine.save_images(list(request.names), request.docker, request.expected_id)
         await send_all(context, chunks, lambda chunk: pb.ImageServiceSaveResponse(chunk=chunk))
 
     async def Load(self, requests: AsyncIterator[pb.ImageServiceLoadRequest], context: Context) -> None:  # type: ignore[override]

@@ -59,7 +59,7 @@ def read(config: bytes, manifest: Manifest) -> list[Record]:
     """The records of an artifact. Raises InvalidArgument (BAD_CACHE)."""
     try:
         records = msgspec.json.decode(config, type=Document).records
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _bad(str(error)) from error
     held = {layer.digest: layer for layer in manifest.layers}
     if len(records) > MAX_RECORDS:
@@ -74,7 +74,7 @@ def read_inline(config: bytes, manifest: Manifest, diff_ids: Sequence[str]) -> l
     """The records in an image's configuration; none where it has none. Raises InvalidArgument (BAD_CACHE)."""
     try:
         keys = msgspec.json.decode(config, type=_Keys).keys
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _bad(str(error)) from error
     if keys and not len(keys) == len(manifest.layers) == len(diff_ids):
         raise _bad("it has not as many keys as layers")

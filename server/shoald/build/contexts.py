@@ -29,7 +29,7 @@ from shoald.build.arranging import Arranging
 from shoald.build.selection import Tree, TreeEntry
 from shoald.files.store import ContentTrees
 from shoald.host.blocking import in_thread, to_end
-from shoald.host.boot import same_boot
+from shoald.host.boot import is_same_boot, note_boot
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree, tree_size
 from shoald.model.buildcache import CacheKind, CacheRecord
@@ -107,16 +107,22 @@ class Contexts:
         """Whether it is here as a whole."""
         return (self._root / Digest.parse(digest).hex).is_dir()
 
-    async def described(self, digest: str, root: Path) -> HeldContext:
-        """A context without its files, for questions about it: by the manifest, which may be all that is here.
+    @contextlib.asynccontextmanager
+    async def described(self, digest: str, root: Path) -> AsyncIterator[HeldContext]:
+        """A context for questions about it. One that is not here is told by its manifest, and `root` is not there.
 
         Raises FailedPrecondition (CONTEXT_MISSING), InvalidArgument (INVALID_MANIFEST).
         """
         name = Digest.parse(digest).hex
-        if self.holds(digest):
-            return HeldContext(digest, self._root / name / "files", functools.partial(self._entries, name))
-        entries = await self._manifest(name)
-        return HeldContext(digest, root, lambda: entries)
+        if not self.holds(digest):
+            entries = await self._manifest(name)
+            yield HeldContext(digest, root, lambda: entries)
+            return
+        self._in_use[name] += 1
+        try:
+            yield HeldContext(digest, self._root / name / "files", functools.partial(self._entries, name))
+        finally:
+            self._release(name)
 
     async def missing(self, digest: str) -> list[str]:
         """Digests of the contents that must still be sent, once the manifest is here.
@@ -130,7 +136,7 @@ class Contexts:
         wanted = dict.fromkeys(entry.content for entry in entries if entry.kind == "f")
         base = await in_thread(functools.partial(self._similar, entries))
         held = base.contents if base else frozenset()
-        return self._files.missing(f"sha256:{each}" for each in wanted if each not in held)
+        return await self._files.lacking([f"sha256:{each}" for each in wanted if each not in held])
 
     # --- making -----------------------------------------------------------------------------------------------------
 
@@ -141,17 +147,19 @@ class Contexts:
         try:
             data = await in_thread(functools.partial(self._files.read, digest, manifest.MAX_BYTES))
         except (DataLoss, NotFound) as error:  # damaged on the disk: the client can send it again
-            self._files.consumed([digest])
+            self._files.forget(digest)
             raise missing_context(digest) from error
         return await in_thread(lambda: [_tree_entry(entry) for entry in manifest.parsed(data)])
 
     async def _make(self, name: str) -> None:
         entries = await self._manifest(name)
         base = await in_thread(functools.partial(self._similar, entries))
+        held = base.contents if base else frozenset()
+        wanted = dict.fromkeys(entry.content for entry in entries if entry.kind == "f" and entry.content not in held)
+        lacking = await self._files.lacking([f"sha256:{each}" for each in wanted])
         # No await from here until the base is claimed: nobody takes it up, or away.
-        if base is not None and not (self._root / base.name).is_dir():
-            base = None
-        self._refuse_missing(name, entries, base)
+        if lacking or (base is not None and not (self._root / base.name).is_dir()):
+            raise missing_context(f"sha256:{name}")
         place = self._root / f".new-{secrets.token_hex(8)}"
         change = base is not None and base.name not in self._in_use
         if base is not None and change:
@@ -163,7 +171,8 @@ class Contexts:
             used = await in_thread(functools.partial(self._arrange, name, place, entries, base, change))
             with translated("store context"):
                 os.rename(place, self._root / name)
-            self._files.consumed([*used, f"sha256:{name}"])
+            await self._files.consumed(used)
+            self._files.forget(f"sha256:{name}")
         except BaseException:
             if place.exists():
                 await in_thread(functools.partial(remove_tree, place))
@@ -171,12 +180,6 @@ class Contexts:
         finally:
             if base is not None and not change:
                 self._release(base.name)
-
-    def _refuse_missing(self, name: str, entries: Sequence[TreeEntry], base: _Base | None) -> None:
-        held = base.contents if base else frozenset()
-        wanted = dict.fromkeys(entry.content for entry in entries if entry.kind == "f" and entry.content not in held)
-        if self._files.missing(f"sha256:{each}" for each in wanted):
-            raise missing_context(f"sha256:{name}")
 
     def _arrange(
         self, name: str, place: Path, entries: Sequence[TreeEntry], base: _Base | None, change: bool
@@ -260,7 +263,7 @@ class Contexts:
         while True:
             try:
                 await self.collect()
-            except ShoalError as error:
+            except (ShoalError, OSError) as error:
                 log.error("contexts_not_collected", error=str(error))
             await asyncio.sleep(every_s)
 
@@ -270,10 +273,11 @@ class Contexts:
         Files of contexts are never synced: after a crash of the host they may not hold what their digests say, so that
         none outlives a boot.
         """
-        same = same_boot(self._root / _BOOT)
+        same = is_same_boot(self._root / _BOOT)
         for name in os.listdir(self._root):
             if name != _BOOT and (name.startswith(".") or not same):
                 remove_tree(self._root / name)
+        note_boot(self._root / _BOOT)
 
     def _names(self) -> list[str]:
         return sorted(name for name in os.listdir(self._root) if not name.startswith("."))

@@ -127,7 +127,7 @@ class StepExecutor:
                 else:
                     what = told([*copying.parts, *copying.fetched])
                 key = copy_key(stage.key, step, *what)
-                if source:
+                if source and not build.local:
                     self._keys.note(stage.key, repr(step), source, key)
                 return Keyed(key, copying)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
@@ -186,7 +186,7 @@ class StepExecutor:
         if tree.by_path.get(mount.source) is None:  # a symbolic link on the way: resolved by itself
             tree = await trees.scan(root, [mount.source])
         key = tree_key(tree, tree.followed(mount.source) or mount.source)
-        if held:
+        if held and not build.local:
             self._keys.note("mount", mount.source, held.digest, key)
         return key
 
@@ -296,7 +296,7 @@ class StepExecutor:
             left = await trees.link(own, layers, below, links) if links else ()
             if left:
                 async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
-                    await trees.copy(source, target, left, owner)
+                    await trees.copy(source, target, left, owner, keep_times=True)
 
     async def _layers(self, build: Build, step: CopyStep, roots: Roots) -> list[Path]:
         """Directories that the files of a COPY are in, the topmost first. A new layer may share them: nobody ever

@@ -31,7 +31,8 @@ class BuildPlace:
         held = "" in request.manifests
         for name, digest in request.manifests.items():
             try:
-                found = await contexts.described(digest, self.directory / f"none-{name.encode().hex()}")
+                nowhere = self.directory / f"none-{name.encode().hex()}"
+                found = await self._stack.enter_async_context(contexts.described(digest, nowhere))
             except ShoalError:
                 held = False
                 continue

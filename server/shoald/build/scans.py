@@ -28,8 +28,9 @@ class Scans:
             return self._known[key]
         tree = await trees.scan_sources(root, step)
         if snapshot_id and len(tree.by_path) <= _MOST:
+            replaced = self._known.pop(key, None)  # another stage may have been as quick
             self._known[key] = tree
-            self._entries += len(tree.by_path)
+            self._entries += len(tree.by_path) - (len(replaced.by_path) if replaced else 0)
             while self._entries > _MOST:
                 self._entries -= len(self._known.popitem(last=False)[1].by_path)
         return tree

@@ -23,6 +23,9 @@ from shoald.dockerfile.steps import ContextBase, CopyStep, PathSource
 
 HAS_WILDCARD = re.compile(r"[*?\[\\]")
 MAX_LINKS = 40
+_SET_ID = 0o6000
+_COUNTED = ("/etc/", "/var/spool/")
+_WORTH_LINKING = 100
 _NOTHING = r"\x00"
 """A character that no name has: a set of characters must not be empty."""
 
@@ -265,13 +268,18 @@ def clamped(items: Sequence[CopyItem], latest_ns: int | None) -> list[CopyItem]:
 
 
 def linkable(items: Sequence[CopyItem]) -> set[int]:
-    """Numbers of files that may become another name of their source: not hard links, and for a place of their own."""
+    """Numbers of files that may become another name of their source: not hard links, and for a place of their own.
+
+    Only where it pays, and not where programs look at the number of names: cron, for one, takes no file with several.
+    """
     places = Counter(item.target for item in items)
-    return {
+    found = {
         number
         for number, item in enumerate(items)
         if item.kind == "f" and item.data is None and not item.inode and places[item.target] == 1
+        if not item.mode & _SET_ID and not item.target.startswith(_COUNTED)
     }
+    return found if len(found) >= _WORTH_LINKING else set()
 
 
 def _named(source: PathSource, tree: Tree) -> list[tuple[str, str]]:

@@ -177,14 +177,15 @@ class Solver:
         finally:
             del self._running[key]
 
-    def cached(self, build: Build, key: str) -> str | None:
-        """The snapshot that the cache has under a key, held for the build from now on."""
+    def cached(self, build: Build, key: str, *, touch: bool = True) -> str | None:
+        """The snapshot that the cache has under a key, held for the build from now on; `touch`: it counts as used."""
         with self.md.transaction():
             entry = self.md.cache.get(key)
             if entry is None or entry.snapshot_id is None:
                 return None
             self.md.leases.hold(build.lease, HoldKind.SNAPSHOT, entry.snapshot_id)
-            self.md.cache.touch(key)
+            if touch:
+                self.md.cache.touch(key)
             return entry.snapshot_id
 
 
@@ -328,6 +329,10 @@ class DryRun(_Run):
         except (ShoalError, OSError):  # a context may be without its files
             return _NOTHING
 
+    async def _image(self, reference: str, platform: Platform) -> Image:
+        # In the stage's own task: what fails ends the stage, not the others.
+        return await self._solver.find_image(reference, platform, self._build)
+
     async def _needed(self, index: int) -> StageResult:
         found = await super()._needed(index)
         if found is _NOTHING:
@@ -336,7 +341,7 @@ class DryRun(_Run):
 
     async def _step(self, at: StageResult, step: Step, steps: Steps) -> StageResult:
         keyed = await self._keyed(at, step)
-        snapshot = self._solver.cached(self._build, keyed.key)
+        snapshot = self._solver.cached(self._build, keyed.key, touch=False)
         if snapshot is None:
             raise _Missing
         self.cached += 1

@@ -44,10 +44,13 @@ async def copy(
     items: Sequence[CopyItem],
     owner: tuple[int, int] | None,
     linkable: Collection[int] = (),
+    *,
+    keep_times: bool = False,
 ) -> list[Link]:
     """Make `items` below `target`; `source` may be None when all of them carry data. New parents belong to `owner`.
 
-    Those of `linkable` (by number) that are new files are left out: what to give to `link` is returned.
+    Those of `linkable` (by number) that are new files are left out: what to give to `link` is returned. `keep_times`:
+    directories that are there keep their times.
     Raises InvalidArgument (COPY_FAILED), and as `shoald.host.syscall.failure` (ResourceExhausted DISK_FULL...).
     """
     fds = [os.open(source or target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
@@ -71,7 +74,7 @@ async def copy(
             ]
             for number, i in enumerate(items)
         ]
-        request = {"items": rows, "owner": owner, "parent_owner": owner or (0, 0)}
+        request = {"items": rows, "owner": owner, "parent_owner": owner or (0, 0), "keep_times": keep_times}
         answer = await _program("treecopy", fds, request)
     finally:
         for fd in fds:
@@ -80,8 +83,6 @@ async def copy(
         raise failure("copy to", answer["errno"], path=answer["path"])
     if answer["error"]:
         raise InvalidArgument(answer["error"], reason="COPY_FAILED")
-    if answer.get("clash"):
-        return await copy(source, target, items, owner)
     return [Link(items[number], owner, parent, name) for number, parent, name in answer["links"]]
 
 

@@ -297,6 +297,7 @@ def _text(time_: datetime) -> str:
 def _fingerprint(request: BuildRequest) -> str:
     plain = msgspec.to_builtins(request)
     plain.pop("credentials", None)
+    plain.pop("cache_credentials", None)
     plain.pop("secrets", None)  # a retry may have read them anew; nothing that is kept may tell of them
     return fingerprint(sorted((key, repr(value)) for key, value in plain.items()))
 

@@ -64,7 +64,7 @@ class BuildCacheCases:
                 if most > 0:
                     pruned = await self.prune(CachePrune(keep_bytes=most))
                     log.info("build_cache_limited", records=len(pruned.ids), freed_bytes=pruned.freed_bytes)
-            except ShoalError as error:
+            except (ShoalError, OSError) as error:
                 log.error("build_cache_not_limited", error=str(error))
 
     async def prune(self, wanted: CachePrune) -> CachePruned:

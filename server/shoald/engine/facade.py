@@ -115,9 +115,9 @@ class LocalEngine:
         """See Engine.load_images."""
         return self._images.load(chunks)
 
-    def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+    def save_images(self, names: Sequence[str], docker: bool, expected_id: str = "") -> AsyncIterator[bytes]:
         """See Engine.save_images."""
-        return self._images.save(names, docker)
+        return self._images.save(names, docker, expected_id)
 
     def list_builds(self) -> Sequence[BuildSummary]:
         """See Engine.list_builds."""

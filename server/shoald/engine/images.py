@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.digest import Digest
-from shoal.errors import DataLoss, InvalidArgument, NotFound
+from shoal.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
@@ -132,8 +132,11 @@ class ImageCases:
             self._publish("image", "load", each.image.id, {"name": each.names[0] if each.names else ""})
             yield each
 
-    def save(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
+    def save(self, names: Sequence[str], docker: bool, expected_id: str) -> AsyncIterator[bytes]:
         """See engine.ports.Engine.save_images."""
+        for name in names if expected_id else ():
+            if self._md.images.find(name).id != expected_id:
+                raise FailedPrecondition(f"{name} means another image by now", reason="IMAGE_CHANGED")
         return self._store.export(names, docker=docker)
 
     async def list_images(

@@ -235,8 +235,9 @@ class Engine(Protocol):
     def load_images(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Progress | Loaded]:
         """The images of an archive (an OCI image layout or what docker writes, perhaps compressed), at the end."""
 
-    def save_images(self, names: Sequence[str], docker: bool) -> AsyncIterator[bytes]:
-        """Images as one archive in chunks, an OCI image layout; `docker`: with docker's manifest.json."""
+    def save_images(self, names: Sequence[str], docker: bool, expected_id: str = "") -> AsyncIterator[bytes]:
+        """Images as one archive in chunks, an OCI image layout; `docker`: with docker's manifest.json. `expected_id`:
+        what all names must mean."""
 
     def list_builds(self) -> Sequence[BuildSummary]:
         """Builds that go on or ended a moment ago, the oldest first."""

@@ -23,7 +23,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted, ShoalError
 from shoald.files.tree import checked_tree
 from shoald.host.blocking import in_thread, to_end
-from shoald.host.boot import same_boot
+from shoald.host.boot import is_same_boot, note_boot
 from shoald.host.files import sync_directory, sync_file_system
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree
@@ -37,6 +37,7 @@ KEPT_S = 3600.0
 MAX_BLOB_BYTES = 1 << 40
 MAX_TREE_BYTES = 4 << 30
 _CHUNK = 1 << 20
+_AT_ONCE = 2000
 _TMP = ".tmp-"
 _FEW = 32
 """So many files are synced one by one; more, with their whole file system."""
@@ -67,6 +68,14 @@ class ContentTrees:
             self._md.files.blobs.delete(digest)
             del held[digest]
         return [digest for digest in wanted if digest not in held]
+
+    async def lacking(self, digests: Sequence[str]) -> list[str]:
+        """As `missing`, of any number."""
+        found: list[str] = []
+        for start in range(0, len(digests), _AT_ONCE):
+            found += self.missing(digests[start : start + _AT_ONCE])
+            await asyncio.sleep(0)  # others' turn
+        return found
 
     def _is_here(self, digest: str, size: int) -> bool:
         """A context may have taken the file, which is moved into it."""
@@ -144,12 +153,20 @@ class ContentTrees:
             raise _damaged(name)
         return data
 
-    def consumed(self, digests: Iterable[str]) -> None:
-        """These blobs went elsewhere, or are of no more use."""
-        with self._md.transaction():
-            for digest in digests:
-                self._md.files.blobs.delete(digest)
-                (self._blobs / Digest.parse(digest).hex).unlink(missing_ok=True)
+    async def consumed(self, digests: Sequence[str]) -> None:
+        """These blobs went elsewhere; those that have come again meanwhile stay."""
+        for start in range(0, len(digests), _AT_ONCE):
+            part = digests[start : start + _AT_ONCE]
+            gone = [digest for digest in part if self.blob(digest) is None]
+            with self._md.transaction():
+                for digest in gone:
+                    self._md.files.blobs.delete(digest)
+            await asyncio.sleep(0)  # others' turn: there may be a million
+
+    def forget(self, digest: str) -> None:
+        """This blob is of no more use."""
+        self._md.files.blobs.delete(digest)
+        (self._blobs / Digest.parse(digest).hex).unlink(missing_ok=True)
 
     # --- trees ------------------------------------------------------------------------------------------------------
 
@@ -299,9 +316,10 @@ class ContentTrees:
     async def recover(self) -> None:
         """Bring rows and disk into agreement, for start-up: what a killed daemon had begun goes, and blobs of an
         earlier boot."""
-        if not same_boot(self._root / ".boot"):
+        if not is_same_boot(self._root / ".boot"):
             for entry in list(self._blobs.iterdir()):
                 entry.unlink()
+            note_boot(self._root / ".boot")
         trees = {Digest.parse(digest).hex for digest in self._md.files.trees.all()}
         blobs = {Digest.parse(digest).hex for digest in self._md.files.blobs.all()}
         for entry in list(self._trees.iterdir()):

@@ -12,10 +12,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def same_boot(note: Path) -> bool:
-    """Whether `note` was made in this boot by an earlier call; from now on it is."""
-    boot = boot_id()
-    same = note.exists() and note.read_text() == boot
-    if not same:
-        atomic_write(note, boot.encode(), 0o600)
-    return same
+def is_same_boot(note: Path) -> bool:
+    """Whether `note` was made in this boot."""
+    return note.exists() and note.read_text() == boot_id()
+
+
+def note_boot(note: Path) -> None:
+    """Make the note, once all that is left of an earlier boot is gone."""
+    if not is_same_boot(note):
+        atomic_write(note, boot_id().encode(), 0o600)

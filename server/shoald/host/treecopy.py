@@ -1,10 +1,10 @@
 """Program: copy files from below one open directory to below another.
 `python -m shoald.host.treecopy SOURCE_FD TARGET_FD < request > answer`
 
-Request (JSON): {"items": [Item...], "owner": [uid, gid] or null, "parent_owner": [uid, gid]}. Answer: {"error": text or
-null, "errno": number or 0, "path": text, "links": [[index, parent, name]...], "clash": bool}. All paths are resolved
-inside their root; a symbolic link in a target's parents leads where it would in a container that has the target as its
-root, and never out of it (openat2 RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
+Request (JSON): {"items": [Item...], "owner": [uid, gid] or null, "parent_owner": [uid, gid], "keep_times": bool}.
+Answer: {"error": text or null, "errno": number or 0, "path": text, "links": [[index, parent, name]...]}. All paths are
+resolved inside their root; a symbolic link in a target's parents leads where it would in a container that has the
+target as its root, and never out of it (openat2 RESOLVE_IN_ROOT). A separate program for the same reason as treescan.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import posixpath
 import stat
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shoald.host.filecopy import copy_content, write_all
@@ -52,14 +53,15 @@ class Refused(Exception):
     """What can't be copied, for people."""
 
 
-class Clash(Exception):
-    """Two items are for one place, and the first was left to be linked."""
-
-
 class Copier:
     """Copies items in order; directories come before what is in them."""
 
-    def __init__(self, source: int, target: int, owner: list[int] | None, parent_owner: list[int]) -> None:
+    def __init__(
+        self, source: int, target: int, items: Sequence[Item], owner: list[int] | None, parent_owner: list[int]
+    ) -> None:
+        self._items = items
+        self.keeps_times = False
+        """Directories that are there keep their times."""
         self._source, self._target = source, target
         self._owner, self._parent_owner = owner, parent_owner
         self._parents: OrderedDict[str, int] = OrderedDict()
@@ -67,6 +69,7 @@ class Copier:
         self._times: list[tuple[str, int]] = []
         self._top = os.readlink(f"/proc/self/fd/{target}")
         self._copied_up: dict[int, str] = {}
+        self._seen: set[str] = set()
         self.links: dict[tuple[str, str], int] = {}
 
     def close(self) -> None:
@@ -78,8 +81,10 @@ class Copier:
         """Make one file, or find the place of one that is to be linked."""
         parent = self._parent(posixpath.dirname(item.target))
         name = posixpath.basename(item.target)
-        if self.links and (self._place(parent), name) in self.links:
-            raise Clash
+        if self.links and (waiting := self.links.pop((self._place(parent), name), None)) is not None:
+            # Another item for the same place: now the first one has to be there.
+            self._file(parent, name, self._items[waiting])
+            self._attributes(parent, name, self._items[waiting])
         if item.kind == "d":
             self._directory(parent, name, item)
             return
@@ -109,7 +114,7 @@ class Copier:
         for path, mtime in reversed(self._times):
             parent = self._parent(posixpath.dirname(path))
             with contextlib.suppress(FileNotFoundError):
-                os.utime(posixpath.basename(path), ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
+                os.utime(posixpath.basename(path) or ".", ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
     # --- directories ------------------------------------------------------------------------------------------------
 
@@ -126,6 +131,9 @@ class Copier:
         except NotADirectoryError:
             raise Refused(f"cannot copy to non-directory: {path}") from None
         self._parents[path] = fd
+        if self.keeps_times and path not in self._seen:
+            self._seen.add(path)
+            self._times.append((path, os.fstat(fd).st_mtime_ns))
         if len(self._parents) > MAX_PARENTS:
             _, old = self._parents.popitem(last=False)
             self._copied_up.pop(old, None)
@@ -254,15 +262,14 @@ class Copier:
 
 def run(source: int, target: int, request: dict[str, Any]) -> dict[str, Any]:
     """Copy all; the answer."""
-    copier = Copier(source, target, request["owner"], request["parent_owner"])
+    items = [Item(*fields) for fields in request["items"]]
+    copier = Copier(source, target, items, request["owner"], request["parent_owner"])
+    copier.keeps_times = request.get("keep_times", False)
     item = None
     try:
-        for number, fields in enumerate(request["items"]):
-            item = Item(*fields)
+        for number, item in enumerate(items):
             copier.copy(item, number)
         copier.finish()
-    except Clash:
-        return {"error": None, "errno": 0, "path": "", "clash": True}
     except Refused as error:
         return {"error": str(error), "errno": 0, "path": item.target if item else ""}
     except OSError as error:

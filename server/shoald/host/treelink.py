@@ -53,13 +53,15 @@ class Linker:
         own = {_identity(fd) for fd in below}
         self._both = {layer for layer in layers if _identity(layer) in own}
         self._inodes: set[int] | None = None
+        self._told = False
         self._open: OrderedDict[tuple[int, str], int | None] = OrderedDict()
+        self._parents: OrderedDict[tuple[int, str], int | None] = OrderedDict()
         self._times: dict[str, tuple[int, int]] = {}
         self._seen: set[int] = set()
 
     def link(self, item: Link) -> bool:
         """Whether it was done."""
-        parent = self._directory(self._target, item.parent)
+        parent = self._parent(item.parent)
         if parent is None:
             return False
         where, _, name = item.source.rpartition("/")
@@ -75,7 +77,7 @@ class Linker:
                 if _opaque(above):
                     return False
                 continue
-            if layer in self._both or (found.st_nlink > 1 and found.st_ino in self._inodes_below()):
+            if layer in self._both or (found.st_nlink > 1 and not self._is_new(found.st_ino)):
                 return False
             return self._is(item, found, above, name) and self._linked(item, found, above, name, parent)
         return False
@@ -83,23 +85,26 @@ class Linker:
     def finish(self) -> None:
         """Give directories back the times that they had."""
         for path, times in self._times.items():
-            fd = self._directory(self._target, path)
+            fd = self._parent(path)
             if fd is not None:
                 os.utime(fd, ns=times)
 
-    def _inodes_below(self) -> set[int]:
-        """Of all files of the layers below."""
+    def _is_new(self, inode: int) -> bool:
+        """Whether no file of the layers below has this inode; False where that can't be told (nested too deep)."""
         if self._inodes is None:
-            self._inodes = set()
+            self._inodes, self._told = set(), True
             pending = [f"/proc/self/fd/{fd}" for fd in self._below]
-            while pending:
-                with os.scandir(pending.pop()) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-                        else:
-                            self._inodes.add(entry.inode())
-        return self._inodes
+            while pending and self._told:
+                try:
+                    with os.scandir(pending.pop()) as entries:
+                        for entry in entries:
+                            if entry.is_dir(follow_symlinks=False):
+                                pending.append(entry.path)
+                            else:
+                                self._inodes.add(entry.inode())
+                except OSError:
+                    self._told = False
+        return self._told and inode not in self._inodes
 
     def _is(self, item: Link, found: os.stat_result, above: int, name: str) -> bool:
         """Whether a file is exactly what is wanted, and has no name in the layer yet: that would be a hard link."""
@@ -125,21 +130,30 @@ class Linker:
         self._seen.add(found.st_ino)
         return True
 
+    def _parent(self, path: str) -> int | None:
+        """A directory of the layer that is made. Kept apart from the others: while a file is looked for, many of those
+        are opened, and closed."""
+        return self._cached(self._parents, self._target, path)
+
     def _directory(self, root: int, path: str) -> int | None:
-        """A directory below a root, or None. Valid until a few hundred others were asked for."""
+        """A directory of another layer, or None. Valid until the next one is asked for."""
+        return self._cached(self._open, root, path)
+
+    @staticmethod
+    def _cached(opened: OrderedDict[tuple[int, str], int | None], root: int, path: str) -> int | None:
         key = (root, path)
-        if key in self._open:
-            self._open.move_to_end(key)
-            return self._open[key]
+        if key in opened:
+            opened.move_to_end(key)
+            return opened[key]
         try:
             fd: int | None = syscall.openat2(
                 root, path.strip("/") or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, resolve=_BENEATH
             )
         except OSError:
             fd = None
-        self._open[key] = fd
-        if len(self._open) > _MAX_OPEN:
-            _, old = self._open.popitem(last=False)
+        opened[key] = fd
+        if len(opened) > _MAX_OPEN:
+            _, old = opened.popitem(last=False)
             if old is not None:
                 os.close(old)
         return fd

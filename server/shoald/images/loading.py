@@ -48,7 +48,9 @@ class ArchiveSource:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._manifests: dict[str, Resolved] = {}
+        self._manifests: dict[str, Descriptor] = {}
+        self._made: dict[str, bytes] = {}
+        """Manifests of images that came without one."""
         self._places: dict[str, str] = {}
 
     def images(self) -> list[Archived]:
@@ -70,7 +72,8 @@ class ArchiveSource:
             verify(body, digest, None, f"{digest} of the archive")
             kind = entry.get("mediaType")
             media_type = kind if isinstance(kind, str) and kind else OCI_MANIFEST
-            self._manifests[digest] = Resolved(Descriptor(media_type=media_type, digest=digest, size=len(body)), body)
+            parse_manifest(body, media_type)
+            self._manifests[digest] = Descriptor(media_type=media_type, digest=digest, size=len(body))
             known = names.setdefault(digest, [])
             annotations = entry.get("annotations")
             name = _name(annotations if isinstance(annotations, dict) else {})
@@ -83,14 +86,20 @@ class ArchiveSource:
         if not isinstance(entry, dict) or not isinstance(entry.get("Config"), str):
             raise _bad("manifest.json has an image without a Config")
         paths, tags = entry.get("Layers"), entry.get("RepoTags") or []
-        if not isinstance(paths, list) or not all(isinstance(each, str) for each in (*paths, *tags)):
+        if not isinstance(paths, list) or not isinstance(tags, list):
+            raise _bad("manifest.json has Layers or RepoTags that are no lists")
+        if not all(isinstance(each, str) for each in (*paths, *tags)):
             raise _bad("manifest.json has Layers or RepoTags that are no names")
         config = self._described(entry["Config"], OCI_CONFIG)
         layers = [self._described(path, None) for path in paths]
         body = encode(Manifest.of(config, layers))
         descriptor = Descriptor.of(body, OCI_MANIFEST)
-        self._manifests[descriptor.digest] = Resolved(descriptor, body)
-        return Archived(_loaded(descriptor.digest), tuple(str(Reference.parse(tag).docker_ref()) for tag in tags))
+        self._manifests[descriptor.digest] = descriptor
+        self._made[descriptor.digest] = body
+        references = [Reference.parse(tag).docker_ref() for tag in tags]
+        # A digest in a name says what content it has: an archive can't give it to another one.
+        names = tuple(str(reference) for reference in references if reference.digest is None)
+        return Archived(_loaded(descriptor.digest), names)
 
     def _described(self, path: str, media_type: str | None) -> Descriptor:
         hashed, size, head = hashlib.sha256(), 0, b""
@@ -141,9 +150,9 @@ class ArchiveSource:
 
     async def resolve(self, ref: Reference, *, credentials: Credentials | None = None) -> Resolved:
         """See Source.resolve."""
-        found = self._manifests[str(ref.digest)]
-        parse_manifest(found.body, found.descriptor.media_type)
-        return found
+        descriptor = self._manifests[str(ref.digest)]
+        body = self._made.get(descriptor.digest) or await self.manifest(ref, descriptor)
+        return Resolved(descriptor, body)
 
     async def manifest(
         self, ref: Reference, descriptor: Descriptor, *, credentials: Credentials | None = None

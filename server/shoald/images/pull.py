@@ -123,6 +123,8 @@ class Puller:
         layers = found.manifest.layers
         missing = self._first_missing(chains, lease)
         for descriptor in layers[:missing]:
+            if self._nameless:
+                await self._keep(found.ref, descriptor)
             Meter(descriptor.digest, descriptor.size, emit).finished(ProgressPhase.EXISTS)
         async with contextlib.AsyncExitStack() as stack:
             flights: list[Flight[Staged]] = []
@@ -134,6 +136,17 @@ class Puller:
                 await to_end(self._commit(chains, missing, staged, lease))
         for descriptor in layers[missing:]:
             Meter(descriptor.digest, descriptor.size, emit).finished()
+
+    async def _keep(self, ref: Reference, descriptor: Descriptor) -> None:
+        """The compressed form of a layer that is here unpacked: what it came from can't be asked for it later."""
+        digest = Digest.parse(descriptor.digest)
+        if self._content.size(digest) is not None:
+            return
+        async with self._content.ingest(digest, descriptor.size) as ingest:
+            async with self._registry.blob(ref, descriptor, ingest.offset) as chunks:
+                async for chunk in chunks:
+                    ingest.write(chunk)
+            await ingest.commit()
 
     def _first_missing(self, chains: Sequence[str], lease: str) -> int:
         """How many layers are here already, from the lowest on; the lease holds them from now on."""

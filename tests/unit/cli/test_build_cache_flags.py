@@ -29,6 +29,9 @@ def test_cache_from(text: str, wanted: str) -> None:
         ("type=registry,ref=example.com/a,mode=max", CacheTarget("example.com/a:latest", all_steps=True)),
         ("ref=example.com/a,mode=min,ignore-error=true", CacheTarget("example.com/a:latest", ignore_errors=True)),
         ("type=inline", CacheTarget("")),
+        ("type=inline,mode=max", CacheTarget("")),
+        ("ref=a/b,ignore-error=True", CacheTarget("docker.io/a/b:latest", ignore_errors=True)),
+        ("ref=a/b,oci-mediatypes=true,image-manifest=true,compression=zstd", CacheTarget("docker.io/a/b:latest")),
     ],
 )
 def test_cache_to(text: str, wanted: CacheTarget) -> None:
@@ -50,7 +53,7 @@ def test_bad_cache_from(text: str) -> None:
         "type=s3",
         "type=registry",
         "type=inline,ref=a",
-        "type=inline,mode=max",
+        "ref=a@sha256:" + "a" * 64,
         "ref=a,mode=x",
         "ref=a,ignore-error=?",
     ],

@@ -227,7 +227,7 @@ def test_an_error_shows_the_lines_of_the_dockerfile(shoal: Shoal, daemon: FakeDa
     assert (code, out) == (1, "")
     assert "#1 ERROR: exit code 1\nDockerfile:3\n" in err
     assert "   4 | >>>   && true\n             ^^^^^^^\n   5 |     COPY . .\n" in err
-    assert err.endswith("shoal: h1: RUN failed: exit code 1\n")
+    assert "shoal: h1: RUN failed: exit code 1\n  hint: look at the state before it: shoal build --debug\n" in err
 
 
 def test_a_refusal_before_the_context_is_sent(shoal: Shoal, daemon: FakeDaemon, root: Path) -> None:
