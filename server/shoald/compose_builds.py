@@ -71,7 +71,9 @@ def compose_builds(
     solver = Solver(
         md,
         executor,
-        lambda reference, platform, build: find_base(md, images.pull_now, reference, platform, build),
+        lambda reference, platform, build: find_base(
+            md, images.pull_now, reference, platform, build.request, build.emit, local=build.local
+        ),
         packing.begin,
         remote.restored,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.errors import InvalidArgument
+from shoal.errors import InvalidArgument, NotFound
 from shoal.platform import Platform
 from shoal.v1 import image_pb2, types_pb2
 from shoald.api.codec_image import build_request_of
@@ -90,3 +90,11 @@ def test_a_build_must_say_whose_its_credentials_are() -> None:
     assert caught.value.metadata["field"] == "credentials.registry"
     start.credentials.registry = "r.test:5000"
     assert build_request_of(start).credentials == LOGIN
+
+
+async def test_nothing_is_pulled_where_it_must_be_local(md: Metadata) -> None:
+    pull = Pull()
+    request = BuildRequest(dockerfile=b"FROM x")
+    with pytest.raises(NotFound):
+        await find_base(md, pull, "busybox", LINUX, request, lambda _: None, local=True)
+    assert pull.calls == []

@@ -307,13 +307,15 @@ async def find_base(
     pull: Callable[..., Awaitable[Image]],
     reference: str,
     platform: Platform,
-    build: Build,
+    request: BuildRequest,
+    emit: Emit,
+    *,
+    local: bool = False,
 ) -> Image:
-    """The image that a stage starts from: the host's own when its platform fits, else pulled.
+    """The image that a stage starts from: the host's own when its platform fits, else pulled, unless it must be `local`.
 
     Its registry gets the credentials of the request only if they are for it.
     """
-    request, emit = build.request, build.emit
     parsed = Reference.parse(reference)
     # A name must not mean the image whose id happens to begin with it: only a whole id is one.
     name = reference if _ID.fullmatch(reference) else str(parsed.docker_ref())
@@ -322,7 +324,7 @@ async def find_base(
             image = md.images.find(name)
             if platform.matches(image.config.platform):
                 return image
-    if build.local:
+    if local:
         raise NotFound(f"{reference} is not here", reason="IMAGE_NOT_FOUND")
     given = request.credentials
     try:
