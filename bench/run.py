@@ -56,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = Report({engine.name: engine.version() for engine in measured}, kind, notes=notes)
         small = images.push_small(registry.address)
         _pull_first(measured, small)
+        if not given.only:
+            _measure(report, measured, small, given)
+            _measure_containers(report, measured, small, given)
         _measure_builds(report, measured, small, directory, given)
         if given.only:
             print(report.markdown())
             return 0
-        _measure(report, measured, small, given)
-        _measure_containers(report, measured, small, given)
         print("making the image of the pull...", flush=True)
         big = images.push_big(registry.address, given.megabytes, given.files)
         title = f"pull of {given.megabytes} MB in {given.files} files, 3 layers and a base"

@@ -11,12 +11,12 @@ from shoal.errors import ShoalError
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.mounts import MountFlag
 from shoalctl.flags.secrets import SecretFlag
-from shoalctl.fleet.localtree import HashCache, LocalTree, missing
 from shoalctl.render.errors import show_error, show_warning
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
     from shoalctl.fleet.host import HostClient
+    from shoalctl.fleet.localtree import HashCache, LocalTree
 
 _FIRST_LOOK, _LONGEST_LOOK = 0.25, 5.0  # s between two looks at the files
 _EFFORT = 10  # looking takes at most a tenth of the time
@@ -27,20 +27,29 @@ class Supplies:
 
     def __init__(self, mounts: Sequence[MountFlag], secrets: Sequence[SecretFlag]) -> None:
         """Raises UsageFault for a path that is not here: before any host is asked."""
-        self._cache = HashCache()
+        self._cache: HashCache | None = None
         self._trees: list[tuple[str, LocalTree]] = []
         for mount in mounts:
             if mount.kind == "content":
-                if not Path(mount.local).exists():
-                    why = missing(mount.local)
-                    raise UsageFault(why.message, hint=why.hint)
-                self._trees.append((mount.target, LocalTree(Path(mount.local), self._cache, mount.file_mode)))
+                self._add(mount)
         self._secrets = secrets
         self._scanned: asyncio.Task[None] | None = None
         self._followed: list[tuple[HostClient, str]] = []
 
+    def _add(self, mount: MountFlag) -> None:
+        # Hashing takes 5 ms to import, and most containers are given nothing.
+        from shoalctl.fleet.localtree import HashCache, LocalTree, missing
+
+        if not Path(mount.local).exists():
+            why = missing(mount.local)
+            raise UsageFault(why.message, hint=why.hint)
+        self._cache = self._cache or HashCache()
+        self._trees.append((mount.target, LocalTree(Path(mount.local), self._cache, mount.file_mode)))
+
     async def fill(self, host: HostClient, spec: container_pb2.ContainerSpec) -> None:
         """Send this host what it lacks, and name it in the request."""
+        if not self._trees and not self._secrets:
+            return
         from shoal.v1 import container_pb2
         from shoalctl.fleet.sending import put_secret, send_tree
 
@@ -66,7 +75,8 @@ class Supplies:
             tree.scan()
             for name in tree.skipped[:3]:
                 show_warning(f"{tree.path / name} is no file, directory or link, and stays out")
-        self._cache.save()
+        if self._cache is not None:
+            self._cache.save()
 
     # --- in step ----------------------------------------------------------------------------------------------------
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from shoal.v1 import container_pb2
 
-_LINE = re.compile(
-    rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})([+-]\d\d:\d\d|Z) std(out|err) ([PF]) (.*\n)", re.MULTILINE
-)
+
+@cache
+def _lines() -> re.Pattern[bytes]:
+    """Compiled when the first line comes: not every command has any."""
+    return re.compile(
+        rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(\d{9})([+-]\d\d:\d\d|Z) std(out|err) ([PF]) (.*\n)", re.MULTILINE
+    )
+
+
 _TIME, _STDOUT = 35, b" stdout F "
 _NS = 1_000_000_000
 
@@ -61,7 +68,7 @@ def raw_pieces(raw: bytes) -> Iterator[tuple[bool, bytes]]:
         yield False, b"\n".join(plain)
         return
     yield from joined(
-        (stream == b"err", data if kind == b"F" else data[:-1]) for _, _, _, stream, kind, data in _LINE.findall(raw)
+        (stream == b"err", data if kind == b"F" else data[:-1]) for _, _, _, stream, kind, data in _lines().findall(raw)
     )
 
 
@@ -69,7 +76,7 @@ def raw_lines(raw: bytes) -> list[Line]:
     """As `Batch.lines`."""
     seconds: dict[tuple[bytes, bytes], int] = {}
     lines = []
-    for second, nanos, zone, stream, kind, data in _LINE.findall(raw):
+    for second, nanos, zone, stream, kind, data in _lines().findall(raw):
         start = seconds.get((second, zone))
         if start is None:
             start = seconds[second, zone] = _seconds(second + zone)

@@ -312,7 +312,7 @@ async def find_base(
     *,
     local: bool = False,
 ) -> Image:
-    """The image that a stage starts from: the host's own when its platform fits, else pulled, unless it must be `local`.
+    """The image that a stage starts from: the host's own when its platform fits, else pulled unless it must be `local`.
 
     Its registry gets the credentials of the request only if they are for it.
     """
