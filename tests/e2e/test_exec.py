@@ -240,6 +240,20 @@ def test_a_daemon_that_was_killed_leaves_no_exec_behind(box: Fleet) -> None:
     assert inside(box, "sleep 100000")
 
 
+def test_a_terminal_without_a_size(box: Fleet, busybox: str) -> None:
+    """As `script` and many build machines make them: 0 by 0."""
+    for command in (("exec", "-it", "c", "tty"), ("run", "-it", "--rm", busybox, "tty")):
+        master, slave = pty.openpty()
+        with subprocess.Popen(
+            box.command(*command), stdin=slave, stdout=slave, stderr=slave, env=box.environment(), close_fds=True
+        ) as client:
+            os.close(slave)
+            assert client.wait(30) == 0
+            said = os.read(master, 4096)
+        os.close(master)
+        assert b"/dev/" in said, said
+
+
 def test_a_terminal_has_a_size_and_keys_that_detach(box: Fleet) -> None:
     pid, master = pty.fork()
     if pid == 0:

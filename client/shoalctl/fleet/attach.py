@@ -54,8 +54,8 @@ class Attachment:
         await self._input.put(_end_of_input())
 
     def resize(self, rows: int, columns: int) -> None:
-        """The terminal has a new size."""
-        if (rows, columns) != self._size:
+        """The terminal has a new size. One that nobody has set (0 by 0) says nothing."""
+        if rows > 0 and columns > 0 and (rows, columns) != self._size:
             self._size = (rows, columns)
             # A full queue means that input is stuck; the size goes out with the next message then.
             with suppress(asyncio.QueueFull):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 CHUNK = 512 << 10
 
@@ -32,12 +33,17 @@ class Spool:
 
     def chunks(self) -> Iterator[bytes]:
         """All of it, from the beginning, in pieces (blocking)."""
-        at = 0
-        while True:
-            with self._reading:
-                self._file.seek(at)
-                data = self._file.read(CHUNK)
-            if not data:
-                return
-            at += len(data)
-            yield data
+        return pieces(self._file, self._reading)
+
+
+def pieces(file: IO[bytes], reading: threading.Lock) -> Iterator[bytes]:
+    """All of a file that several threads read, each the whole; the lock is theirs together (blocking)."""
+    at = 0
+    while True:
+        with reading:
+            file.seek(at)
+            data = file.read(CHUNK)
+        if not data:
+            return
+        at += len(data)
+        yield data

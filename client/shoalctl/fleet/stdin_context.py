@@ -16,6 +16,7 @@ from typing import IO
 from shoalctl.flags.dockerfile import MAX_DOCKERFILE, Source
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.context import CHUNK
+from shoalctl.fleet.spool import pieces
 
 _IN_MEMORY = 8 * 1024 * 1024
 _EMPTY = bytes(2 * tarfile.BLOCKSIZE)
@@ -62,15 +63,7 @@ class StdinContext:
         if self._archive is None:
             yield _EMPTY
             return
-        at = 0
-        while True:
-            with self._reading:
-                self._archive.seek(at)
-                data = self._archive.read(CHUNK)
-            if not data:
-                return
-            at += len(data)
-            yield data
+        yield from pieces(self._archive, self._reading)
 
 
 def _unzipped(packed: IO[bytes]) -> IO[bytes]:
