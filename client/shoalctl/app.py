@@ -54,6 +54,7 @@ VERBS: dict[str, Verb] = {
     "save": Verb("save", "Write images as an archive, for `load` and for docker"),
     "load": Verb("load", "Make the images of an archive"),
     "tag": Verb("tag", "Give an image one more name"),
+    "manifest": Verb("manifest", "Manage image indexes, one image for several platforms: create, inspect"),
     "wait": Verb("wait", "Wait until containers stop, and print their exit codes"),
     "info": Verb("info", "Show what the hosts have"),
     "version": Verb("version", "Show the versions of the client and the hosts"),

@@ -203,6 +203,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             userns_size=config.userns.size,
             warnings=specs.admission.warnings,
             metrics=metrics,
+            for_platform=store.indexer.for_platform,
         )
         output = OutputCases(md, supervisor, runtime, containers.find, launcher.log_path)
         execs = ExecCases(containers.find, runner, events.publish)

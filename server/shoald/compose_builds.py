@@ -9,6 +9,7 @@ from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.fetching import Fetching
+from shoald.build.finishing import Finishing
 from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
 from shoald.build.remotecache import RemoteCaches
@@ -72,7 +73,14 @@ def compose_builds(
         md,
         executor,
         lambda reference, platform, build: find_base(
-            md, images.pull_now, reference, platform, build.request, build.emit, local=build.local
+            md,
+            store.indexer.for_platform,
+            images.pull_now,
+            reference,
+            platform,
+            build.request,
+            build.emit,
+            local=build.local,
         ),
         packing.begin,
         remote.restored,
@@ -82,8 +90,8 @@ def compose_builds(
         operations,
         solver,
         executor,
-        packing,
-        Assembler(md, content, snapshots),
+        Finishing(md, packing, Assembler(md, content, snapshots)),
+        store.indexer,
         layers,
         contexts,
         remote,

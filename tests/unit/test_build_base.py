@@ -28,6 +28,10 @@ def md(tmp_path: Path) -> Iterator[Metadata]:
         yield opened
 
 
+def _same(name: str, image: Image, platform: Platform) -> Image:
+    return image
+
+
 class Pull:
     """Notes what is pulled, and with which credentials."""
 
@@ -35,7 +39,7 @@ class Pull:
         self.calls: list[tuple[str, RegistryCredentials | None]] = []
 
     async def __call__(
-        self, reference: str, platform: Platform, credentials: RegistryCredentials | None, emit: object
+        self, reference: str, platform: Platform, credentials: RegistryCredentials | None, emit: object, *, tagged: bool
     ) -> Image:
         self.calls.append((reference, credentials))
         return PULLED
@@ -43,7 +47,7 @@ class Pull:
 
 async def _find(md: Metadata, pull: Pull, reference: str, credentials: RegistryCredentials | None = None) -> Image:
     request = BuildRequest(dockerfile=b"FROM x", credentials=credentials)
-    return await find_base(md, pull, reference, LINUX, request, lambda _: None)
+    return await find_base(md, _same, pull, reference, LINUX, request, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -96,5 +100,5 @@ async def test_nothing_is_pulled_where_it_must_be_local(md: Metadata) -> None:
     pull = Pull()
     request = BuildRequest(dockerfile=b"FROM x")
     with pytest.raises(NotFound):
-        await find_base(md, pull, "busybox", LINUX, request, lambda _: None, local=True)
+        await find_base(md, _same, pull, "busybox", LINUX, request, lambda _: None, local=True)
     assert pull.calls == []

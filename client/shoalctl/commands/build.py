@@ -39,7 +39,9 @@ def build(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step.")] = False,
     pull: Annotated[bool, typer.Option("--pull", help="Pull base images even if they are there.")] = False,
     label: Annotated[Texts, typer.Option("--label", metavar="KEY=VALUE", help="Label the result.")] = None,
-    platform: Annotated[str, typer.Option("--platform", metavar="OS/ARCH", help="Instead of the host's own.")] = "",
+    platform: Annotated[
+        Texts, typer.Option("--platform", metavar="OS/ARCH", help="Instead of the host's own; several make an index.")
+    ] = None,
     network: Annotated[str, typer.Option("--network", metavar="MODE", help="For RUN: bridge, none or host.")] = "",
     progress: Annotated[
         str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
@@ -110,7 +112,7 @@ def build(
         no_cache=no_cache,
         pull=pull,
         labels=environment.labels(label or ()),
-        platform=images.checked_platform(platform),
+        platforms=images.checked_platforms(platform or ()),
         network="" if network == "default" else network,
         progress="quiet" if quiet else progress,
         iidfile=iidfile,

@@ -33,7 +33,7 @@ class BuildOptions(NamedTuple):
     no_cache: bool = False
     pull: bool = False
     labels: Mapping[str, str] = EMPTY
-    platform: tuple[str, str, str] | None = None
+    platforms: Sequence[tuple[str, str, str]] = ()
     network: str = ""
     progress: str = "auto"
     iidfile: str = ""
@@ -113,7 +113,7 @@ class BuildOptions(NamedTuple):
     ) -> image_pb2.ImageServiceBuildRequest.Start:
         """The first message of the build."""
         from shoal.v1 import image_pb2
-        from shoalctl.commands.messages import platform_message
+        from shoalctl.commands.messages import platform_of
 
         return image_pb2.ImageServiceBuildRequest.Start(
             dockerfile=source.text,
@@ -123,7 +123,8 @@ class BuildOptions(NamedTuple):
             target=self.target,
             no_cache=self.no_cache,
             labels=self.labels,
-            platform=platform_message(self.platform),
+            platform=platform_of(self.platforms[0]) if len(self.platforms) == 1 else None,
+            platforms=[platform_of(each) for each in self.platforms] if len(self.platforms) > 1 else (),
             pull=self.pull,
             credentials=credentials,
             network=self.network,

@@ -29,6 +29,8 @@ def check_outputs(options: BuildOptions, hosts: Sequence[str]) -> None:
             continue
         if len(hosts) > 1:
             raise UsageFault(f"--output type={output.kind} needs a single host", hint="choose one with -H")
+        if output.kind == "tar" and len(options.platforms) > 1:
+            raise UsageFault("--output type=tar needs a single platform", hint="type=local makes a directory for each")
         if output.dest == "-" and sys.stdout.isatty():
             raise UsageFault(
                 "an archive is not for a terminal", hint=f"write it to a file: -o type={output.kind},dest=FILE"
@@ -37,8 +39,8 @@ def check_outputs(options: BuildOptions, hosts: Sequence[str]) -> None:
         raise UsageFault("only one output can go to standard output")
 
 
-async def deliver(host: HostClient, image: image_pb2.Image, output: Output, options: BuildOptions) -> None:
-    """Do with the image what the output says. Raises ShoalError."""
+async def deliver(host: HostClient, image: image_pb2.Image, index: str, output: Output, options: BuildOptions) -> None:
+    """Do with the image, or with the index that has this digest, what the output says. Raises ShoalError."""
     if output.kind == "image":
         if output.push:
             await _push(host, output.names or options.names)
@@ -49,9 +51,19 @@ async def deliver(host: HostClient, image: image_pb2.Image, output: Output, opti
     from shoalctl.fleet.unpacking import LocalTarget
 
     if output.kind in ("oci", "docker"):
-        names = output.names or options.tags or [image.id]
+        names = output.names or options.tags or [index or image.id]
         saved = save_images(host, names, docker=output.kind == "docker", expected=image.id)
         await write_archive(saved, "" if output.dest == "-" else output.dest)
+        return
+    if output.kind == "local" and len(options.platforms) > 1:
+        from shoalctl.fleet.indexes import inspect_index
+
+        # A directory for each, as buildx has it.
+        for each in (await inspect_index(host, index)).images:
+            own = each.platform
+            place = os.path.join(output.dest, "_".join(filter(None, (own.os, own.architecture, own.variant))))
+            os.makedirs(place, exist_ok=True)
+            await unpack_archive(export_image(host, each.id), LocalTarget(place, "."))
         return
     chunks = export_image(host, image.id)
     if output.kind == "tar":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from shoalctl.render.source_excerpt import excerpt
 if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
     from shoalctl.commands.choosing import Builder
+    from shoalctl.commands.combining import Made
 
 _WORTH_A_LINE = 1 << 20  # bytes
 _CLEANUP = 10.0  # s for telling the hosts that the build is cancelled
@@ -45,6 +46,8 @@ class Building:
         self._options = options
         self._view = build_view(options.progress, fleet.names)
         self._builds: dict[str, Build] = {}
+        self._combined = False
+        """What several hosts build becomes one index."""
         self._iidfile = IdFile("--iidfile", options.iidfile, new=False)
 
     async def run(self) -> int:
@@ -54,6 +57,8 @@ class Building:
             raise UsageFault("--iidfile needs a single host")
         if options.debug and len(self._fleet.names) > 1:
             raise UsageFault("--debug needs a single host", hint="choose one with -H")
+        if options.debug and len(options.platforms) > 1:
+            raise UsageFault("--debug needs a single platform")
         if options.detach and options.debug:
             raise UsageFault("--detach leaves nobody here to --debug")
         if options.detach and options.distribute:
@@ -72,24 +77,31 @@ class Building:
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source), await self._cache_credentials())
-        results: list[HostResult[image_pb2.Image | None]] = []
-        chosen: list[Builder] | None = None
+        results: list[HostResult[Made | None]] = []
+        chosen: list[Builder] = []
         if options.once and len(self._fleet.names) > 1:
-            from shoalctl.commands.choosing import builders
-
-            chosen, silent = await builders(self._fleet, start, {"": context, **named})
-            results += [HostResult(each.host, None, each.error) for each in silent]
-        names = self._fleet.names if chosen is None else [each.host for each in chosen]
-        if chosen is not None and len(names) > 1 and (options.iidfile or any(each.local for each in options.outputs)):
+            chosen, silent = await self._chosen(start, {"": context, **named})
+            results += silent
+        names = [each.host for each in chosen] or ([] if results else self._fleet.names)
+        self._combined = len(chosen) > 1 and bool(chosen[0].platforms)
+        if self._combined and options.detach:
+            raise UsageFault("--detach leaves nobody here to put the platforms together", hint="choose a host with -H")
+        local = options.iidfile or any(each.local for each in options.outputs)
+        if len(chosen) > 1 and local and not self._combined:
             raise UsageFault("the hosts are of several platforms: the result is no single file", hint="choose with -H")
         for name in names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
+        for builder in chosen:
+            if builder.platforms:
+                self._builds[builder.host].restrict(builder.platforms)
         try:
             async for result in self._fleet.each(self._one, names):
                 results.append(result)
             self._view.close()
+            if self._combined and not options.detach:
+                results = await self._combine(chosen, results)
             if options.distribute:
-                results += await self._distributed(chosen or [], results)
+                results += await self._distributed(chosen, results)
         except asyncio.CancelledError:
             self._view.close()
             await self._cancel()
@@ -101,27 +113,67 @@ class Building:
             await open_shell(self._fleet.host(results[0].host), start, line, context, named)
         return code
 
+    async def _chosen(
+        self, start: image_pb2.ImageServiceBuildRequest.Start, contexts: Mapping[str, object]
+    ) -> tuple[list[Builder], list[HostResult[Made | None]]]:
+        """Who builds, and the errors of those who do not answer."""
+        from shoalctl.commands.choosing import assigned, builders, candidates
+
+        found, silent = await candidates(self._fleet, start, contexts)
+        platforms = self._options.platforms
+        chosen = assigned(found, platforms) if len(platforms) > 1 else builders(found)
+        return chosen, [HostResult(each.host, None, each.error) for each in silent]
+
+    async def _combine(
+        self, chosen: Sequence[Builder], built: Sequence[HostResult[Made | None]]
+    ) -> list[HostResult[Made | None]]:
+        """One index of what all builders made, on the first; if one of them failed, there is none."""
+        from shoalctl.commands.combining import combine
+
+        made = {result.host: result.value for result in built if result.value is not None}
+        if len(made) < len(chosen):
+            return [result for result in built if result.error is not None]
+        first = chosen[0].host
+        if self._options.progress != "quiet":
+            console.err(f"putting the platforms together on {first} ...")
+        try:
+            done = await combine(self._fleet, chosen, made, self._options.platforms, self._options.names)
+            await self._deliver(self._fleet.host(first), done)
+        except ShoalError as error:
+            return [*(result for result in built if result.error is not None), HostResult(first, None, error)]
+        return [*(result for result in built if result.error is not None), HostResult(first, done, None)]
+
     async def _distributed(
-        self, chosen: Sequence[Builder], built: Sequence[HostResult[image_pb2.Image | None]]
-    ) -> list[HostResult[image_pb2.Image | None]]:
-        """The image of each builder, brought to the other hosts; what is named has these names there."""
+        self, chosen: Sequence[Builder], built: Sequence[HostResult[Made | None]]
+    ) -> list[HostResult[Made | None]]:
+        """What each builder made, brought to the other hosts; what is named has these names there."""
         from shoalctl.commands.choosing import distribute
+        from shoalctl.commands.combining import Made
 
         images = {result.host: result.value for result in built if result.value is not None}
-        results: list[HostResult[image_pb2.Image | None]] = []
+        results: list[HostResult[Made | None]] = []
         for builder in chosen:
             if builder.host not in images or not builder.others:
                 continue
-            image = images[builder.host]
+            made = images[builder.host]
             if self._options.progress != "quiet":
                 console.err(f"bringing it from {builder.host} to {', '.join(builder.others)} ...")
+            names = self._options.names
             try:
-                results += await distribute(self._fleet, builder, self._options.names or [image.id], image)
+                brought = await distribute(
+                    self._fleet, builder.host, builder.others, names, made.image, made.index_digest
+                )
             except ShoalError as error:
                 results += [HostResult(name, None, error) for name in builder.others]
+                continue
+            for each in brought:
+                value = None if each.value is None else Made(each.value, made.index_digest)
+                results.append(HostResult(each.host, value, each.error))
         return results
 
-    async def _one(self, host: HostClient) -> image_pb2.Image | None:
+    async def _one(self, host: HostClient) -> Made | None:
+        from shoalctl.commands.combining import Made
+
         build = self._builds[host.name]
         from shoalctl.fleet.agents import AgentForward
 
@@ -140,18 +192,22 @@ class Building:
             for task in lending:
                 task.cancel()
             await asyncio.gather(*lending, return_exceptions=True)
-        image = build.result()
+        made = Made(build.result(), build.index_digest)
+        if not self._combined:
+            await self._deliver(host, made)
+        return made
+
+    async def _deliver(self, host: HostClient, made: Made) -> None:
         for output in self._options.outputs:
-            await deliver(host, image, output, self._options)
-        await asyncio.to_thread(self._iidfile.write, image.id)
-        return image
+            await deliver(host, made.image, made.index_digest, output, self._options)
+        await asyncio.to_thread(self._iidfile.write, made.name)
 
     def _sending(self, host: str, done: int, total: int) -> None:
         """Some of the context is on its way; a little is not worth a line."""
         if total >= _WORTH_A_LINE:
             self._view.progress(host, "context", DONE[0] if done == total else SENDING, done, total)
 
-    def _report(self, results: list[HostResult[image_pb2.Image | None]], source: Source) -> int:
+    def _report(self, results: list[HostResult[Made | None]], source: Source) -> int:
         marks = MarkedLines(self._fleet.names)
         excerpts: list[list[str]] = []
         order = {name: at for at, name in enumerate(self._fleet.names)}
@@ -166,12 +222,12 @@ class Building:
                     result.error.metadata.setdefault("hint", HINT)
                 show_error(result.error, result.host)
                 continue
-            image = result.get()
-            if image is None or self._options.detach:
+            made = result.get()
+            if made is None or self._options.detach:
                 marks.line(result.host, self._builds[result.host].request_id)
                 continue
             if not any(output.dest == "-" for output in self._options.outputs):
-                marks.line(result.host, image.id)
+                marks.line(result.host, made.name)
         return exits.combined(not result.ok for result in results)
 
     async def _credentials(self, source: Source) -> types_pb2.RegistryCredentials | None:

@@ -67,7 +67,7 @@ async def follow(invocation: Invocation, wanted: str, progress: str, *, wait: bo
             return exits.FAILED
         view.close()
         if wait:
-            console.out(build.result().id)
+            console.out(build.index_digest or build.result().id)
     return exits.OK
 
 

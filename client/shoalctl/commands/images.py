@@ -33,6 +33,9 @@ def images(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show ids in full.")] = False,
     digests: Annotated[bool, typer.Option("--digests", help="Show manifest digests.")] = False,
+    parts: Annotated[
+        bool, typer.Option("-a", "--parts", help="With those that only an index names, of other platforms.")
+    ] = False,
     filters: Annotated[
         list[str] | None,
         typer.Option("-f", "--filter", metavar="KEY=VALUE", help=f"Only those that match; {', '.join(FILTERS)}."),
@@ -49,11 +52,18 @@ def images(
     columns = (*COLUMNS[:2], DIGESTS, *COLUMNS[2:]) if digests else COLUMNS
     listing = Listing(columns, "ID", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
-    execute(_images(invocation, wanted, listing, dangling=dangling, full=no_trunc or format_ == "json"))
+    full = no_trunc or format_ == "json"
+    execute(_images(invocation, wanted, listing, dangling=dangling, full=full, parts=parts))
 
 
 async def _images(
-    invocation: Invocation, wanted: dict[str, list[str]], listing: Listing, *, dangling: bool | None, full: bool
+    invocation: Invocation,
+    wanted: dict[str, list[str]],
+    listing: Listing,
+    *,
+    dangling: bool | None,
+    full: bool,
+    parts: bool,
 ) -> int:
     from shoal.v1 import image_pb2
     from shoalctl.commands.image_rows import image_rows, selects
@@ -62,7 +72,7 @@ async def _images(
     references = wanted["reference"]
     # The request takes one reference, and only a dangling that is true; the rest is chosen here.
     request = image_pb2.ImageServiceListRequest(
-        reference=references[0] if len(references) == 1 else "", dangling=dangling is True
+        reference=references[0] if len(references) == 1 else "", dangling=dangling is True, parts=parts
     )
     for label in wanted["label"]:
         key, _, value = label.partition("=")

@@ -18,10 +18,13 @@ _RESTARTS = {"no": 1, "on-failure": 2, "always": 3, "unless-stopped": 4}
 
 def platform_message(platform: tuple[str, str, str] | None) -> types_pb2.Platform | None:
     """The platform, or None for the host's own."""
+    return None if platform is None else platform_of(platform)
+
+
+def platform_of(platform: tuple[str, str, str]) -> types_pb2.Platform:
+    """A platform: system, architecture, variant."""
     from shoal.v1 import types_pb2
 
-    if platform is None:
-        return None
     return types_pb2.Platform(os=platform[0], architecture=platform[1], variant=platform[2])
 
 

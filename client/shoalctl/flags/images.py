@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shoal.errors import InvalidArgument
 from shoalctl.flags.fault import UsageFault
 
@@ -15,6 +17,15 @@ def checked_reference(text: str) -> str:
     except InvalidArgument as error:
         raise UsageFault(f"{text[:160]!r}: {error.message}", hint=error.hint) from error
     return text
+
+
+def checked_platforms(texts: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Those of `--platform A,B` and of the flag given more than once, each once. Raises UsageFault."""
+    parts = [part for text in texts for part in text.split(",") if text]
+    found = [checked_platform(part) for part in parts]
+    if None in found:
+        raise UsageFault(f"invalid platforms {','.join(texts)!r}: one is empty")
+    return list(dict.fromkeys(each for each in found if each is not None))
 
 
 def checked_platform(text: str) -> tuple[str, str, str] | None:

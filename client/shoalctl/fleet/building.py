@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -45,6 +45,7 @@ class Build:
 
         self.request_id = start.request_id or new_request_id()
         self.image: image_pb2.Image | None = None
+        self.index_digest = ""
         self.sending: Callable[[int, int], None] = lambda done, total: None
         self._host = host
         self._start = image_pb2.ImageServiceBuildRequest.Start()
@@ -65,8 +66,21 @@ class Build:
         build._sent = True
         return build
 
+    def restrict(self, platforms: Sequence[tuple[str, str, str]]) -> None:
+        """Build for these (system, architecture, variant) only; before `events`."""
+        from shoal.v1 import types_pb2
+
+        messages = [types_pb2.Platform(os=each[0], architecture=each[1], variant=each[2]) for each in platforms]
+        self._start.ClearField("platforms")
+        self._start.ClearField("platform")
+        if len(messages) == 1:
+            self._start.platform.CopyFrom(messages[0])
+        else:
+            self._start.platforms.extend(messages)
+
     async def events(self) -> AsyncGenerator[image_pb2.BuildEvent, None]:
-        """The events, each once; afterwards `image` is there. Raises what the build failed with."""
+        """The events, each once; afterwards `image` is there, with `index_digest` if it is part of an index. Raises
+        what the build failed with."""
         attempts = 0
         cause: ShoalError | None = None
         while self.image is None:
@@ -79,7 +93,7 @@ class Build:
                         self._cursor = message.event.cursor
                         yield message.event
                     elif message.HasField("image"):
-                        self.image = message.image
+                        self.image, self.index_digest = message.image, message.index_digest
                 if self.image is None:
                     raise LinkLost("the stream ended before the build did")
             except (LinkLost, FailedPrecondition, NotFound) as error:

@@ -56,6 +56,7 @@ class Image(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     CONTAINERS_FIELD_NUMBER: _builtins.int
+    PART_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The image id: the digest of the image configuration."""
     size_bytes: _builtins.int
@@ -80,6 +81,10 @@ class Image(_message.Message):
     def platform(self) -> _types_pb2.Platform: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def part_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tags of image indexes that it is in. Those that `tags` has too mean an index, and this image where the host runs it."""
+
     def __init__(
         self,
         *,
@@ -92,10 +97,11 @@ class Image(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         manifest_digest: _builtins.str = ...,
         containers: _builtins.int = ...,
+        part_of: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "platform", b"platform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "created_at", b"created_at", "id", b"id", "labels", b"labels", "manifest_digest", b"manifest_digest", "platform", b"platform", "repo_digests", b"repo_digests", "size_bytes", b"size_bytes", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "created_at", b"created_at", "id", b"id", "labels", b"labels", "manifest_digest", b"manifest_digest", "part_of", b"part_of", "platform", b"platform", "repo_digests", b"repo_digests", "size_bytes", b"size_bytes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,7 +254,7 @@ class ImageServicePushResponse(_message.Message):
         SIZE_BYTES_FIELD_NUMBER: _builtins.int
         reference: _builtins.str
         digest: _builtins.str
-        """The digest of the pushed manifest and its size."""
+        """The digest of the pushed manifest, or index, and its size."""
         size_bytes: _builtins.int
         def __init__(
             self,
@@ -469,6 +475,7 @@ class ImageServiceBuildRequest(_message.Message):
         REWRITE_TIMES_FIELD_NUMBER: _builtins.int
         ALLOW_FIELD_NUMBER: _builtins.int
         CACHE_CREDENTIALS_FIELD_NUMBER: _builtins.int
+        PLATFORMS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -547,6 +554,12 @@ class ImageServiceBuildRequest(_message.Message):
         def cache_credentials(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.RegistryCredentials]:
             """For registries of cache_from and cache_to; each names its registry."""
 
+        @_builtins.property
+        def platforms(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Platform]:
+            """More than one: the result is an image index, which `tags` mean, of an image for each; `platform` is empty. Steps have the
+            platform in their stage. RUN for another architecture needs an emulator on the host (binfmt_misc).
+            """
+
         def __init__(
             self,
             *,
@@ -573,10 +586,11 @@ class ImageServiceBuildRequest(_message.Message):
             rewrite_times: _builtins.bool = ...,
             allow: _abc.Iterable[_builtins.str] | None = ...,
             cache_credentials: _abc.Iterable[_types_pb2.RegistryCredentials] | None = ...,
+            platforms: _abc.Iterable[_types_pb2.Platform] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "platforms", b"platforms", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -808,22 +822,28 @@ class ImageServiceBuildResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    INDEX_DIGEST_FIELD_NUMBER: _builtins.int
+    index_digest: _builtins.str
+    """With `image`: the digest of the index, if the result is one."""
     @_builtins.property
     def started(self) -> Global___ImageServiceBuildResponse.Started: ...
     @_builtins.property
     def event(self) -> Global___BuildEvent: ...
     @_builtins.property
-    def image(self) -> Global___Image: ...
+    def image(self) -> Global___Image:
+        """The result; of an index the image that it means on this host."""
+
     def __init__(
         self,
         *,
         started: Global___ImageServiceBuildResponse.Started | None = ...,
         event: Global___BuildEvent | None = ...,
         image: Global___Image | None = ...,
+        index_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "message", b"message", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "message", b"message", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "index_digest", b"index_digest", "message", b"message", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["started", "event", "image"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -1188,6 +1208,110 @@ class ImageServiceLoadResponse(_message.Message):
 Global___ImageServiceLoadResponse: _TypeAlias = ImageServiceLoadResponse  # noqa: Y015
 
 @_typing.final
+class ImageServiceCreateIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """References, ids or unique prefixes of ids, and digests of indexes, whose images and attestations are taken over."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceCreateIndexRequest: _TypeAlias = ImageServiceCreateIndexRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceCreateIndexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """Of the index."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """What it means on this host."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceCreateIndexResponse: _TypeAlias = ImageServiceCreateIndexResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceInspectIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A tag, or the digest of an index."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceInspectIndexRequest: _TypeAlias = ImageServiceInspectIndexRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceInspectIndexResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    media_type: _builtins.str
+    raw: _builtins.bytes
+    """The index, byte for byte."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
+        """Its images, in order."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        media_type: _builtins.str = ...,
+        raw: _builtins.bytes = ...,
+        images: _abc.Iterable[Global___Image] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "images", b"images", "media_type", b"media_type", "raw", b"raw"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceInspectIndexResponse: _TypeAlias = ImageServiceInspectIndexResponse  # noqa: Y015
+
+@_typing.final
 class ImageServiceListBuildsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1414,6 +1538,9 @@ class ImageServiceFollowBuildResponse(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    INDEX_DIGEST_FIELD_NUMBER: _builtins.int
+    index_digest: _builtins.str
+    """With `image`: the digest of the index, if the result is one."""
     @_builtins.property
     def event(self) -> Global___BuildEvent: ...
     @_builtins.property
@@ -1423,10 +1550,11 @@ class ImageServiceFollowBuildResponse(_message.Message):
         *,
         event: Global___BuildEvent | None = ...,
         image: Global___Image | None = ...,
+        index_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "image", b"image", "index_digest", b"index_digest", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["event", "image"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -1441,10 +1569,13 @@ class ImageServiceListRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DANGLING_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """Only images with a tag that equals this reference, or whose repository does."""
     dangling: _builtins.bool
     """Only images without a name."""
+    parts: _builtins.bool
+    """With images that have no name of their own, but are part of an index that has one."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LabelSelector]: ...
     def __init__(
@@ -1453,10 +1584,11 @@ class ImageServiceListRequest(_message.Message):
         reference: _builtins.str = ...,
         labels: _abc.Iterable[_types_pb2.LabelSelector] | None = ...,
         dangling: _builtins.bool = ...,
+        parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dangling", b"dangling", "labels", b"labels", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dangling", b"dangling", "labels", b"labels", "parts", b"parts", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

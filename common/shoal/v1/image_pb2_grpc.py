@@ -104,6 +104,16 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectResponse.FromString,
                 _registered_method=True)
+        self.CreateIndex = channel.unary_unary(
+                '/shoal.v1.ImageService/CreateIndex',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexResponse.FromString,
+                _registered_method=True)
+        self.InspectIndex = channel.unary_unary(
+                '/shoal.v1.ImageService/InspectIndex',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexResponse.FromString,
+                _registered_method=True)
         self.Tag = channel.unary_unary(
                 '/shoal.v1.ImageService/Tag',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceTagRequest.SerializeToString,
@@ -133,7 +143,8 @@ class ImageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Push(self, request, context):
-        """Push sends an image to the registry named in its reference; only blobs that the registry lacks are sent.
+        """Push sends an image, or an index with all of its images, to the registry named in its reference; only blobs that the registry
+        lacks are sent.
         Idempotent. Roles: admin, operator. Stream: `started`, `progress`..., `pushed` as the last message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -241,8 +252,25 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateIndex(self, request, context):
+        """CreateIndex makes an image index (OCI) of images that the host has, one for each platform; its tags mean it from then on: Push
+        and Save send all of it, and where a container or a build starts from the tag, it gets the image for its platform.
+        Idempotent. Durable. INVALID_ARGUMENT, reason DUPLICATE_PLATFORM. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InspectIndex(self, request, context):
+        """InspectIndex returns an image index that the host has. Read-only. NOT_FOUND, reason INDEX_NOT_FOUND, for the name of an image.
+        Roles: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tag(self, request, context):
-        """Tag gives an image one more name; the name moves if another image had it. Idempotent. Roles: admin, operator.
+        """Tag gives an image, or an index, one more name; the name moves if another had it. Idempotent. Roles: admin, operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,6 +357,16 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.Inspect,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectResponse.SerializeToString,
+            ),
+            'CreateIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateIndex,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexResponse.SerializeToString,
+            ),
+            'InspectIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectIndex,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexResponse.SerializeToString,
             ),
             'Tag': grpc.unary_unary_rpc_method_handler(
                     servicer.Tag,
@@ -719,6 +757,60 @@ class ImageService(object):
             '/shoal.v1.ImageService/Inspect',
             shoal_dot_v1_dot_image__pb2.ImageServiceInspectRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceInspectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ImageService/CreateIndex',
+            shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceCreateIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ImageService/InspectIndex',
+            shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceInspectIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,7 +41,8 @@ class ImageServiceStub:
     Durable when `image` was sent.
     """
     Push: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServicePushRequest, _image_pb2.ImageServicePushResponse]
-    """Push sends an image to the registry named in its reference; only blobs that the registry lacks are sent.
+    """Push sends an image, or an index with all of its images, to the registry named in its reference; only blobs that the registry
+    lacks are sent.
     Idempotent. Roles: admin, operator. Stream: `started`, `progress`..., `pushed` as the last message.
     """
     Build: _grpc.StreamStreamMultiCallable[_image_pb2.ImageServiceBuildRequest, _image_pb2.ImageServiceBuildResponse]
@@ -94,8 +95,17 @@ class ImageServiceStub:
     """List sends one image a message, newest first. Read-only. Roles: all."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceInspectRequest, _image_pb2.ImageServiceInspectResponse]
     """Inspect returns all that is known of an image. Read-only. Roles: all."""
+    CreateIndex: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceCreateIndexRequest, _image_pb2.ImageServiceCreateIndexResponse]
+    """CreateIndex makes an image index (OCI) of images that the host has, one for each platform; its tags mean it from then on: Push
+    and Save send all of it, and where a container or a build starts from the tag, it gets the image for its platform.
+    Idempotent. Durable. INVALID_ARGUMENT, reason DUPLICATE_PLATFORM. Roles: admin, operator.
+    """
+    InspectIndex: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceInspectIndexRequest, _image_pb2.ImageServiceInspectIndexResponse]
+    """InspectIndex returns an image index that the host has. Read-only. NOT_FOUND, reason INDEX_NOT_FOUND, for the name of an image.
+    Roles: all.
+    """
     Tag: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceTagRequest, _image_pb2.ImageServiceTagResponse]
-    """Tag gives an image one more name; the name moves if another image had it. Idempotent. Roles: admin, operator."""
+    """Tag gives an image, or an index, one more name; the name moves if another had it. Idempotent. Roles: admin, operator."""
     Remove: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServiceRemoveRequest, _image_pb2.ImageServiceRemoveResponse]
     """Remove takes a name from an image, and deletes the image with its last name. Roles: admin, operator.
     FAILED_PRECONDITION, reason IMAGE_IN_USE, when a container uses it (without `force` for stopped containers; always for
@@ -115,7 +125,8 @@ class ImageServiceAsyncStub(ImageServiceStub):
     Durable when `image` was sent.
     """
     Push: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServicePushRequest, _image_pb2.ImageServicePushResponse]  # type: ignore[assignment]
-    """Push sends an image to the registry named in its reference; only blobs that the registry lacks are sent.
+    """Push sends an image, or an index with all of its images, to the registry named in its reference; only blobs that the registry
+    lacks are sent.
     Idempotent. Roles: admin, operator. Stream: `started`, `progress`..., `pushed` as the last message.
     """
     Build: _aio.StreamStreamMultiCallable[_image_pb2.ImageServiceBuildRequest, _image_pb2.ImageServiceBuildResponse]  # type: ignore[assignment]
@@ -168,8 +179,17 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """List sends one image a message, newest first. Read-only. Roles: all."""
     Inspect: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceInspectRequest, _image_pb2.ImageServiceInspectResponse]  # type: ignore[assignment]
     """Inspect returns all that is known of an image. Read-only. Roles: all."""
+    CreateIndex: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceCreateIndexRequest, _image_pb2.ImageServiceCreateIndexResponse]  # type: ignore[assignment]
+    """CreateIndex makes an image index (OCI) of images that the host has, one for each platform; its tags mean it from then on: Push
+    and Save send all of it, and where a container or a build starts from the tag, it gets the image for its platform.
+    Idempotent. Durable. INVALID_ARGUMENT, reason DUPLICATE_PLATFORM. Roles: admin, operator.
+    """
+    InspectIndex: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceInspectIndexRequest, _image_pb2.ImageServiceInspectIndexResponse]  # type: ignore[assignment]
+    """InspectIndex returns an image index that the host has. Read-only. NOT_FOUND, reason INDEX_NOT_FOUND, for the name of an image.
+    Roles: all.
+    """
     Tag: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceTagRequest, _image_pb2.ImageServiceTagResponse]  # type: ignore[assignment]
-    """Tag gives an image one more name; the name moves if another image had it. Idempotent. Roles: admin, operator."""
+    """Tag gives an image, or an index, one more name; the name moves if another had it. Idempotent. Roles: admin, operator."""
     Remove: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServiceRemoveRequest, _image_pb2.ImageServiceRemoveResponse]  # type: ignore[assignment]
     """Remove takes a name from an image, and deletes the image with its last name. Roles: admin, operator.
     FAILED_PRECONDITION, reason IMAGE_IN_USE, when a container uses it (without `force` for stopped containers; always for
@@ -198,7 +218,8 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _image_pb2.ImageServicePushRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServicePushResponse], _abc.AsyncIterator[_image_pb2.ImageServicePushResponse]]:
-        """Push sends an image to the registry named in its reference; only blobs that the registry lacks are sent.
+        """Push sends an image, or an index with all of its images, to the registry named in its reference; only blobs that the registry
+        lacks are sent.
         Idempotent. Roles: admin, operator. Stream: `started`, `progress`..., `pushed` as the last message.
         """
 
@@ -325,12 +346,33 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Inspect returns all that is known of an image. Read-only. Roles: all."""
 
     @_abc_1.abstractmethod
+    def CreateIndex(
+        self,
+        request: _image_pb2.ImageServiceCreateIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.ImageServiceCreateIndexResponse, _abc.Awaitable[_image_pb2.ImageServiceCreateIndexResponse]]:
+        """CreateIndex makes an image index (OCI) of images that the host has, one for each platform; its tags mean it from then on: Push
+        and Save send all of it, and where a container or a build starts from the tag, it gets the image for its platform.
+        Idempotent. Durable. INVALID_ARGUMENT, reason DUPLICATE_PLATFORM. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectIndex(
+        self,
+        request: _image_pb2.ImageServiceInspectIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.ImageServiceInspectIndexResponse, _abc.Awaitable[_image_pb2.ImageServiceInspectIndexResponse]]:
+        """InspectIndex returns an image index that the host has. Read-only. NOT_FOUND, reason INDEX_NOT_FOUND, for the name of an image.
+        Roles: all.
+        """
+
+    @_abc_1.abstractmethod
     def Tag(
         self,
         request: _image_pb2.ImageServiceTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_pb2.ImageServiceTagResponse, _abc.Awaitable[_image_pb2.ImageServiceTagResponse]]:
-        """Tag gives an image one more name; the name moves if another image had it. Idempotent. Roles: admin, operator."""
+        """Tag gives an image, or an index, one more name; the name moves if another had it. Idempotent. Roles: admin, operator."""
 
     @_abc_1.abstractmethod
     def Remove(

@@ -35,6 +35,7 @@ from shoald.model.build import (
 )
 from shoald.model.image import Image, Progress, RegistryCredentials
 
+MAX_PLATFORMS = 16
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
 _EPOCH = re.compile(r"[0-9]{1,10}")
@@ -58,6 +59,7 @@ def image(value: Image, containers: int) -> pb.Image:
         labels=value.config.defaults.labels or {},
         manifest_digest=value.manifest_digest,
         containers=containers,
+        part_of=value.part_of,
     )
 
 
@@ -121,6 +123,11 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
             raise invalid("secrets", "an id is empty")
         if len(secret.value) > MAX_SECRET_BYTES:
             raise invalid("secrets", f"{secret.id[:80]!r} has more than {MAX_SECRET_BYTES} bytes")
+    platforms = tuple(dict.fromkeys(each for message in start.platforms if (each := platform_of(message))))
+    if platforms and start.HasField("platform"):
+        raise invalid("platforms", "and platform can't both be given")
+    if len(platforms) > MAX_PLATFORMS:
+        raise invalid("platforms", f"are {len(platforms)}; {MAX_PLATFORMS} is the limit")
     credentials = credentials_of(start.credentials)
     if credentials is not None and not credentials.registry:
         raise invalid("credentials.registry", "must name the registry that the credentials are for")
@@ -132,7 +139,8 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         target=start.target or None,
         no_cache=start.no_cache,
         labels=dict(start.labels),
-        platform=platform_of(start.platform),
+        platform=platforms[0] if len(platforms) == 1 else platform_of(start.platform),
+        platforms=platforms if len(platforms) > 1 else (),
         pull=start.pull,
         credentials=credentials,
         network=start.network or "bridge",

@@ -14,10 +14,20 @@ from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_buildcache import cache_prune, cache_record
 from shoald.api.codec_common import credentials_of, labels_of, platform, platform_of, progress
-from shoald.api.codec_image import build_event, build_request_of, build_summary, canonical, details, image, pushed
+from shoald.api.codec_image import (
+    MAX_PLATFORMS,
+    build_event,
+    build_request_of,
+    build_summary,
+    canonical,
+    details,
+    image,
+    pushed,
+)
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing, send_all
 from shoald.engine.ports import BuildEvent, Engine, Pushed
+from shoald.model.build import Built
 from shoald.model.image import Image, Loaded, Progress
 
 _MAX_CHUNK_BYTES = 1 << 20
@@ -118,13 +128,35 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         )
 
     async def List(self, request: pb.ImageServiceListRequest, context: Context) -> None:  # type: ignore[override]
-        images = await self._engine.list_images(request.reference, labels_of(request.labels), request.dangling)
+        images = await self._engine.list_images(
+            request.reference, labels_of(request.labels), request.dangling, request.parts
+        )
         for each in images:
             await context.write(pb.ImageServiceListResponse(image=self._image(each)))
 
     async def Inspect(self, request: pb.ImageServiceInspectRequest, context: Context) -> pb.ImageServiceInspectResponse:
         found, raw = await self._engine.inspect_image(required("name", request.name))
         return details(found, raw, self._engine.image_users(found.id))
+
+    async def CreateIndex(
+        self, request: pb.ImageServiceCreateIndexRequest, context: Context
+    ) -> pb.ImageServiceCreateIndexResponse:
+        if not request.images:
+            raise invalid("images", "is empty")
+        if len(request.images) > MAX_PLATFORMS:
+            raise invalid("images", f"are {len(request.images)}; {MAX_PLATFORMS} is the limit")
+        made = await self._engine.create_index(list(request.images), [canonical(tag) for tag in request.tags])
+        found, _ = await self._engine.inspect_image(made.image_id)
+        return pb.ImageServiceCreateIndexResponse(digest=made.digest, image=self._image(found))
+
+    async def InspectIndex(
+        self, request: pb.ImageServiceInspectIndexRequest, context: Context
+    ) -> pb.ImageServiceInspectIndexResponse:
+        index, raw = self._engine.inspect_index(required("name", request.name))
+        images = [(await self._engine.inspect_image(image))[0] for image in index.images]
+        return pb.ImageServiceInspectIndexResponse(
+            digest=index.digest, media_type=index.media_type, raw=raw, images=[self._image(each) for each in images]
+        )
 
     async def Tag(self, request: pb.ImageServiceTagRequest, context: Context) -> pb.ImageServiceTagResponse:
         await self._engine.tag_image(required("source", request.source), required("target", request.target))
@@ -142,15 +174,19 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
             return pb.ImageServicePullResponse(image=self._image(item))
         return pb.ImageServicePullResponse(progress=progress(item))
 
-    def _build_message(self, item: BuildEvent | Image) -> pb.ImageServiceBuildResponse:
-        if isinstance(item, Image):
-            return pb.ImageServiceBuildResponse(image=self._image(item))
+    def _build_message(self, item: BuildEvent | Built) -> pb.ImageServiceBuildResponse:
+        if isinstance(item, Built):
+            return pb.ImageServiceBuildResponse(image=self._image(item.image), index_digest=_digest(item))
         return pb.ImageServiceBuildResponse(event=build_event(item))
 
-    def _follow_message(self, item: BuildEvent | Image) -> pb.ImageServiceFollowBuildResponse:
-        if isinstance(item, Image):
-            return pb.ImageServiceFollowBuildResponse(image=self._image(item))
+    def _follow_message(self, item: BuildEvent | Built) -> pb.ImageServiceFollowBuildResponse:
+        if isinstance(item, Built):
+            return pb.ImageServiceFollowBuildResponse(image=self._image(item.image), index_digest=_digest(item))
         return pb.ImageServiceFollowBuildResponse(event=build_event(item))
+
+
+def _digest(built: Built) -> str:
+    return built.index.digest if built.index else ""
 
 
 def _push_event(item: Progress | Pushed) -> pb.ImageServicePushResponse:

@@ -34,6 +34,8 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/PruneBuildCache": _WRITE,
     "/shoal.v1.ImageService/List": _READ,
     "/shoal.v1.ImageService/Inspect": _READ,
+    "/shoal.v1.ImageService/CreateIndex": _WRITE,
+    "/shoal.v1.ImageService/InspectIndex": _READ,
     "/shoal.v1.ImageService/Tag": _WRITE,
     "/shoal.v1.ImageService/Remove": _WRITE,
     "/shoal.v1.ContainerService/Run": _WRITE,

@@ -92,11 +92,13 @@ class RemoteCaches:
 
     # --- to ----------------------------------------------------------------------------------------------------------
 
-    async def write(self, build: Build, result: Sequence[StepLayer]) -> None:
-        """Write the caches that the request names, of the result's layers or of all steps. Raises what the registry
-        does, unless the target ignores errors."""
+    async def write(self, builds: Sequence[Build], results: Sequence[Sequence[StepLayer]]) -> None:
+        """Write the caches that the request names, of the results' layers or of all steps, for all platforms together.
+        Raises what the registry does, unless the target ignores errors."""
+        build = builds[0]
         for target in build.request.cache_to:
-            layers = list(build.made.values()) if target.all_steps else list(result)
+            found = [each.made.values() for each in builds] if target.all_steps else results
+            layers = list({layer.key: layer for each in found for layer in each}.values())
             try:
                 await self._write(build, target, layers)
             except ShoalError as error:

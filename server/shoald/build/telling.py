@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from shoal.errors import ShoalError
+from shoal.platform import Platform
 from shoald.dockerfile import instructions as ins
 from shoald.dockerfile.checks import Finding
 from shoald.dockerfile.errors import Span
@@ -48,6 +52,24 @@ class Steps:
     def end(self, *, cached: bool = False, error: str = "") -> None:
         """It ended."""
         self._emit(StepFinished(self._id, cached, error))
+
+
+def of_platform(emit: Callable[[object], None], platform: Platform, *, first: bool) -> Callable[[object], None]:
+    """Events of one platform among several: steps have it in their names. Warnings come from the `first` only."""
+
+    def named(event: object) -> None:
+        match event:
+            case StepStarted():
+                stage = f"{platform} {event.stage}"
+                emit(replace(event, step_id=f"{platform} {event.step_id}", stage=stage))
+            case StepLog() | StepFinished():
+                emit(replace(event, step_id=f"{platform} {event.step_id}"))
+            case BuildWarning() if not first:
+                pass
+            case _:
+                emit(event)
+
+    return named
 
 
 def warning(finding: Finding) -> BuildWarning:

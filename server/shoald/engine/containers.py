@@ -44,10 +44,13 @@ class ContainerCases:
         userns_size: int,
         warnings: Callable[[ContainerSpec], list[str]],
         metrics: EngineMetrics,
+        for_platform: Callable[[str, Image, Platform], Image] = lambda name, image, platform: image,
     ) -> None:
-        """`warnings` tells what of a request this host does in another way, for people."""
+        """`warnings` tells what of a request this host does in another way, for people; `for_platform` chooses among
+        the images of an index."""
         self._warnings = warnings
         self._metrics = metrics
+        self._for_platform = for_platform
         self._md = md
         self._supervisor = supervisor
         self._pull = pull
@@ -151,6 +154,8 @@ class ContainerCases:
             if pull_policy is PullPolicy.NEVER or _is_id(spec.image):
                 raise
             return await self._pull(spec.image, platform, credentials)
+        if platform is not None:
+            image = self._for_platform(spec.image, image, platform)
         if platform is not None and not platform.matches(image.config.platform) and pull_policy is PullPolicy.MISSING:
             return await self._pull(spec.image, platform, credentials)
         return image

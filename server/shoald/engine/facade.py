@@ -33,10 +33,10 @@ from shoald.engine.ports import (
 )
 from shoald.engine.system import SystemCases
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
-from shoald.model.build import BuildEstimate, BuildRequest, BuildSummary
+from shoald.model.build import BuildEstimate, BuildRequest, BuildSummary, Built
 from shoald.model.container import Container, ContainerSpec, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Loaded, Progress, RegistryCredentials
+from shoald.model.image import Image, IndexRecord, Loaded, Progress, RegistryCredentials
 from shoald.model.path import PathStat
 
 
@@ -95,11 +95,11 @@ class LocalEngine:
 
     def build(
         self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
-    ) -> AsyncIterator[BuildEvent | Image]:
+    ) -> AsyncIterator[BuildEvent | Built]:
         """See Engine.build."""
         return self._builds.build(request_id, request, contexts)
 
-    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
+    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Built]:
         """See Engine.follow_build."""
         return self._builds.follow_build(request_id, cursor, wait)
 
@@ -124,10 +124,22 @@ class LocalEngine:
         return self._builds.list_builds()
 
     async def list_images(
-        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+        self,
+        reference: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        dangling: bool = False,
+        parts: bool = False,
     ) -> list[Image]:
         """See Engine.list_images."""
-        return await self._images.list_images(reference, labels, dangling)
+        return await self._images.list_images(reference, labels, dangling, parts)
+
+    async def create_index(self, images: Sequence[str], tags: Sequence[str]) -> IndexRecord:
+        """See Engine.create_index."""
+        return await self._images.create_index(images, tags)
+
+    def inspect_index(self, name: str) -> tuple[IndexRecord, bytes]:
+        """See Engine.inspect_index."""
+        return self._images.index_of(name)
 
     async def inspect_image(self, name: str) -> tuple[Image, bytes]:
         """See Engine.inspect_image."""

@@ -24,7 +24,7 @@ from shoald.host.trees import remove_tree
 from shoald.images.layers import Layers
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
-from shoald.model.image import Image, Loaded, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.image import Image, IndexRecord, Loaded, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
@@ -75,11 +75,15 @@ class ImageCases:
         platform: Platform | None,
         credentials: RegistryCredentials | None,
         emit: Emit = lambda _: None,
+        *,
+        tagged: bool = True,
     ) -> Image:
-        """Pull without an operation of its own, as part of another."""
+        """Pull without an operation of its own, as part of another; not `tagged`: the reference's tag stays where it
+        is."""
         try:
             async with measured(self._metrics, "pull"):
-                image = await self._store.pull(reference, platform, credentials, _Counting(emit, self._metrics))
+                counting = _Counting(emit, self._metrics)
+                image = await self._store.pull(reference, platform, credentials, counting, tagged=tagged)
         except (DataLoss, InvalidArgument, NotFound):
             # A retry would fail alike: nothing of it is worth keeping. After others, complete layers are.
             await to_end(self._collect())
@@ -140,11 +144,35 @@ class ImageCases:
         return self._store.export(names, docker=docker)
 
     async def list_images(
-        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+        self,
+        reference: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        dangling: bool = False,
+        parts: bool = False,
     ) -> list[Image]:
-        """Newest first."""
+        """Newest first; `parts`: with those that only an index names."""
         wanted = Reference.parse(reference) if reference else None
-        return [image for image in self._md.images.list() if _selects(image, wanted, labels, dangling)]
+        found = [image for image in self._md.images.list() if _selects(image, wanted, labels, dangling)]
+        return [image for image in found if (parts and not dangling) or image.tags or not image.part_of]
+
+    async def create_index(self, images: Sequence[str], tags: Sequence[str]) -> IndexRecord:
+        """See engine.ports.Engine.create_index."""
+        parts = [part for name in images for part in self._store.indexer.parts(name)]
+        names = [str(Reference.parse(tag).docker_ref()) for tag in tags]
+        if any("@" in name for name in names):
+            raise InvalidArgument("a tag can't have a digest", reason="INVALID_REFERENCE")
+        record = await self._store.indexer.create(parts, names)
+        for name in names:
+            self._publish("image", "tag", record.image_id, {"name": name})
+        return record
+
+    def index_of(self, name: str) -> tuple[IndexRecord, bytes]:
+        """See engine.ports.Engine.inspect_index."""
+        record = self._store.indexer.find(name)
+        if record is None:
+            image = self._md.images.find(name)
+            raise NotFound(f"{name} is no index", reason="INDEX_NOT_FOUND", metadata={"image": image.id})
+        return record, self._store.indexer.document(record)[0]
 
     async def inspect_image(self, name: str) -> tuple[Image, bytes]:
         """The image and its raw configuration."""
@@ -157,12 +185,7 @@ class ImageCases:
 
     async def tag_image(self, source: str, target: str) -> None:
         """Give a name."""
-        image = self._md.images.find(source)
-        reference = Reference.parse(target)
-        if reference.digest is not None:
-            raise InvalidArgument("a tag can't have a digest", reason="INVALID_REFERENCE")
-        canonical = str(reference.with_default_tag())
-        self._md.images.tag(canonical, image.id)
+        image, canonical = self._store.tag(source, target)
         self._publish("image", "tag", image.id, {"name": canonical})
 
     async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:

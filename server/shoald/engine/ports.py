@@ -22,13 +22,14 @@ from shoald.model.build import (
     BuildRequest,
     BuildSummary,
     BuildWarning,
+    Built,
     StepFinished,
     StepLog,
     StepStarted,
 )
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Loaded, Progress, RegistryCredentials
+from shoald.model.image import Image, IndexRecord, Loaded, Progress, RegistryCredentials
 from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
 from shoald.model.log import LogQuery as LogQuery
@@ -219,12 +220,12 @@ class Engine(Protocol):
 
     def build(
         self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
-    ) -> AsyncIterator[BuildEvent | Image]:
+    ) -> AsyncIterator[BuildEvent | Built]:
         """`contexts` are names and tar streams, the main one ("") first, read to their end before the build starts; the
-        Image comes last."""
+        result comes last."""
 
-    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
-        """Events after `cursor`; the Image last. Not `wait`: only what there is now."""
+    def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Built]:
+        """Events after `cursor`; the result last. Not `wait`: only what there is now."""
 
     def export_image(self, name: str) -> AsyncIterator[bytes]:
         """The files of an image as a tar in chunks."""
@@ -243,9 +244,19 @@ class Engine(Protocol):
         """Builds that go on or ended a moment ago, the oldest first."""
 
     async def list_images(
-        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+        self,
+        reference: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        dangling: bool = False,
+        parts: bool = False,
     ) -> list[Image]:
-        """Newest first."""
+        """Newest first; `parts`: with those that only an index names."""
+
+    async def create_index(self, images: Sequence[str], tags: Sequence[str]) -> IndexRecord:
+        """An index of these images, and of those of these indexes; the tags mean it."""
+
+    def inspect_index(self, name: str) -> tuple[IndexRecord, bytes]:
+        """An index, and its document. Raises NotFound (INDEX_NOT_FOUND, IMAGE_NOT_FOUND)."""
 
     async def inspect_image(self, name: str) -> tuple[Image, bytes]:
         """The image and its raw configuration."""

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from shoal.digest import Digest
 from shoal.errors import InvalidArgument
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
-from shoald.model.image import Image
+from shoald.images.indexing import Indexer, platform_spec, subject_of
+from shoald.model.image import Image, IndexRecord
 from shoald.oci.manifest import Descriptor, Index, Manifest
 from shoald.oci.mediatypes import OCI_INDEX, is_foreign
 from shoald.oci.parse import parse_manifest
@@ -26,36 +28,56 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class Exported(Struct, frozen=True):
-    """An image that goes into an archive, and the names that it has there."""
+    """An image that goes into an archive, and the names that it has there; with `index`, what these names mean."""
 
     image: Image
     names: tuple[str, ...]
+    index: IndexRecord | None = None
+
+
+Bring = Callable[[Image, Descriptor], Awaitable[None]]
 
 
 async def archive(
-    content: ContentStore,
-    images: Sequence[Exported],
-    bring: Callable[[Image, Descriptor], Awaitable[None]],
-    *,
-    docker: bool,
+    content: ContentStore, indexer: Indexer, wanted: Sequence[Exported], bring: Bring, *, docker: bool
 ) -> AsyncGenerator[bytes, None]:
     """The archive in pieces. `bring` fetches a blob that is not here. Raises what it raises, DataLoss."""
-    manifests = [(each, _manifest(content, each.image)) for each in images]
-    index, listed = _index(content, manifests), _docker(manifests)
+    index = [entry for each in wanted for entry in _entries(content, each)]
     yield _file("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    yield _file("index.json", json.dumps(index, separators=(",", ":")).encode())
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": index}
+    yield _file("index.json", json.dumps(document, separators=(",", ":")).encode())
     if docker:
+        listed = _docker([(each, _manifest(content, each.image)) for each in wanted])
         yield _file("manifest.json", json.dumps(listed, separators=(",", ":")).encode())
     seen: set[str] = set()
-    for each, manifest in manifests:
-        own = Descriptor(media_type=each.image.manifest_media_type, digest=each.image.manifest_digest, size=-1)
-        for part in (own, *manifest.parts):
+    for each in wanted:
+        for image, part in _blobs(content, indexer, each):
             if part.digest in seen or is_foreign(part.media_type):
                 continue
             seen.add(part.digest)
-            async for chunk in _blob(content, each.image, part, bring):
+            async for chunk in _blob(content, image, part, bring):
                 yield chunk
     yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _blobs(content: ContentStore, indexer: Indexer, each: Exported) -> Iterator[tuple[Image, Descriptor]]:
+    """All that is stored of it, with the image that it is of."""
+    record = each.index
+    if record is None:
+        yield from _blobs_of(content, each.image)
+        return
+    yield each.image, Descriptor(media_type=record.media_type, digest=record.digest, size=record.size_bytes)
+    for part in indexer.parts(record.digest):
+        yield from _blobs_of(content, part.image)
+    for entry in indexer.document(record)[1].manifests:
+        if subject_of(entry) is not None:
+            yield each.image, entry
+            yield from ((each.image, part) for part in indexer.manifest(entry).parts)
+
+
+def _blobs_of(content: ContentStore, image: Image) -> Iterator[tuple[Image, Descriptor]]:
+    yield image, Descriptor(media_type=image.manifest_media_type, digest=image.manifest_digest, size=-1)
+    yield from ((image, part) for part in _manifest(content, image).parts)
 
 
 def _manifest(content: ContentStore, image: Image) -> Manifest:
@@ -65,9 +87,7 @@ def _manifest(content: ContentStore, image: Image) -> Manifest:
     return found
 
 
-async def _blob(
-    content: ContentStore, image: Image, part: Descriptor, bring: Callable[[Image, Descriptor], Awaitable[None]]
-) -> AsyncGenerator[bytes, None]:
+async def _blob(content: ContentStore, image: Image, part: Descriptor, bring: Bring) -> AsyncGenerator[bytes, None]:
     digest = Digest.parse(part.digest)
     size = content.size(digest)
     if size is None:
@@ -79,23 +99,20 @@ async def _blob(
     yield bytes(-size % tarfile.BLOCKSIZE)
 
 
-def _index(content: ContentStore, manifests: Sequence[tuple[Exported, Manifest]]) -> dict[str, Any]:
-    entries = []
-    for each, _ in manifests:
-        image = each.image
-        platform = {"architecture": image.config.architecture, "os": image.config.os, "variant": image.config.variant}
+def _entries(content: ContentStore, each: Exported) -> list[dict[str, Any]]:
+    """What index.json has of it: an entry for each name."""
+    image, record = each.image, each.index
+    if record is not None:
+        entry: dict[str, Any] = {"mediaType": record.media_type, "digest": record.digest, "size": record.size_bytes}
+    else:
         entry = {
             "mediaType": image.manifest_media_type,
             "digest": image.manifest_digest,
             "size": content.size(Digest.parse(image.manifest_digest)),
-            "platform": {key: value for key, value in platform.items() if value},
+            "platform": msgspec.to_builtins(platform_spec(image.config)),
         }
-        for name in each.names:
-            reference = Reference.parse(name)
-            entries.append({**entry, "annotations": {CONTAINERD_NAME: name, REF_NAME: reference.tag or ""}})
-        if not each.names:
-            entries.append(entry)
-    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    names = [{CONTAINERD_NAME: name, REF_NAME: Reference.parse(name).tag or ""} for name in each.names]
+    return [{**entry, "annotations": annotations} for annotations in names] or [entry]
 
 
 def _docker(manifests: Sequence[tuple[Exported, Manifest]]) -> list[dict[str, Any]]:

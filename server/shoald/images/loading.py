@@ -25,8 +25,8 @@ from shoal.reference import Reference
 from shoald.host.blocking import in_thread
 from shoald.host.treescan import open_inside
 from shoald.images.archive import CONTAINERD_NAME, REF_NAME
-from shoald.oci.manifest import Descriptor, Manifest, encode
-from shoald.oci.mediatypes import OCI_CONFIG, OCI_MANIFEST, Compression, layer_type
+from shoald.oci.manifest import Descriptor, Index, Manifest, encode
+from shoald.oci.mediatypes import MANIFESTS, OCI_CONFIG, OCI_MANIFEST, Compression, layer_type
 from shoald.oci.parse import MAX_MANIFEST_BYTES, parse_manifest
 from shoald.registry.ports import Credentials, Resolved
 from shoald.registry.verify import verify
@@ -41,6 +41,8 @@ class Archived(Struct, frozen=True):
 
     reference: Reference
     names: tuple[str, ...]
+    index: Index | None = None
+    """It is an index of which the archive has all."""
 
 
 class ArchiveSource:
@@ -64,6 +66,7 @@ class ArchiveSource:
 
     def _layout(self, entries: list[Any]) -> list[Archived]:
         names: dict[str, list[str]] = {}
+        indexes: dict[str, Index] = {}
         for entry in entries[:_MAX_IMAGES]:
             if not isinstance(entry, dict) or not isinstance(entry.get("digest"), str):
                 raise _bad("index.json has an entry without a digest")
@@ -72,14 +75,29 @@ class ArchiveSource:
             verify(body, digest, None, f"{digest} of the archive")
             kind = entry.get("mediaType")
             media_type = kind if isinstance(kind, str) and kind else OCI_MANIFEST
-            parse_manifest(body, media_type)
+            document = parse_manifest(body, media_type)
             self._manifests[digest] = Descriptor(media_type=media_type, digest=digest, size=len(body))
+            if isinstance(document, Index) and self._has_all(document):
+                indexes[digest] = document
             known = names.setdefault(digest, [])
             annotations = entry.get("annotations")
             name = _name(annotations if isinstance(annotations, dict) else {})
             if name:
                 known.append(name)
-        return [Archived(_loaded(digest), tuple(found)) for digest, found in names.items()]
+        return [Archived(loaded(digest), tuple(found), indexes.get(digest)) for digest, found in names.items()]
+
+    def _has_all(self, index: Index) -> bool:
+        """Whether all images of an index are in the archive; what a tool saved for one platform has the others' names
+        only."""
+        if not index.manifests or any(each.media_type not in MANIFESTS for each in index.manifests):
+            return False
+        for each in index.manifests:
+            try:
+                with self._open(_place(each.digest)):
+                    self._manifests.setdefault(each.digest, each)
+            except NotFound:
+                return False
+        return True
 
     def _docker(self, entry: Any) -> Archived:
         """An image of manifest.json: a manifest is made for it."""
@@ -99,7 +117,7 @@ class ArchiveSource:
         references = [Reference.parse(tag).docker_ref() for tag in tags]
         # A digest in a name says what content it has: an archive can't give it to another one.
         names = tuple(str(reference) for reference in references if reference.digest is None)
-        return Archived(_loaded(descriptor.digest), names)
+        return Archived(loaded(descriptor.digest), names)
 
     def _described(self, path: str, media_type: str | None) -> Descriptor:
         hashed, size, head = hashlib.sha256(), 0, b""
@@ -199,7 +217,8 @@ def _name(annotations: dict[str, Any]) -> str:
     return ""
 
 
-def _loaded(digest: str) -> Reference:
+def loaded(digest: str) -> Reference:
+    """The reference of a manifest of an archive."""
     return Reference.parse(f"localhost/loaded@{digest}")
 
 

@@ -75,8 +75,16 @@ class Puller:
         self._flights: Flights[Staged] = Flights(fetcher.drop)
         self._committing = asyncio.Lock()
 
-    async def pull(self, ref: Reference, platform: Platform, credentials: Credentials | None, emit: Emit) -> Image:
-        """See ImageStore.pull."""
+    async def pull(
+        self,
+        ref: Reference,
+        platform: Platform | None,
+        credentials: Credentials | None,
+        emit: Emit,
+        *,
+        tagged: bool = True,
+    ) -> Image:
+        """See ImageStore.pull. Without a platform: for whichever it is, of an index for this machine."""
         found = await self._find(ref, platform, credentials)
         digests = [str(found.manifest_descriptor.digest), *(part.digest for part in found.manifest.parts)]
         try:
@@ -84,7 +92,7 @@ class Puller:
                 for digest in digests:
                     self._md.leases.hold(lease, HoldKind.BLOB, digest)
                 await all_of([self._documents(found), self._layers(found, lease, credentials, emit)])
-                return self._record(found)
+                return self._record(found, tagged=tagged)
         except ShoalError as error:
             if error.reason in ("DISK_FULL", "QUOTA_EXCEEDED"):
                 await to_end(self._give_back(digests))
@@ -95,14 +103,14 @@ class Puller:
         for digest in digests:
             await self._content.delete(Digest.parse(digest), unless=partial(self._md.references.has_blob, digest))
 
-    async def _find(self, ref: Reference, platform: Platform, credentials: Credentials | None) -> Found:
+    async def _find(self, ref: Reference, platform: Platform | None, credentials: Credentials | None) -> Found:
         resolved = await self._registry.resolve(ref, credentials=credentials)
         descriptor, body = resolved.descriptor, resolved.body
         document = parse_manifest(body, descriptor.media_type)
         for _ in range(_MAX_NESTING):
             if not isinstance(document, Index):
                 break
-            descriptor = select_platform(document, platform)
+            descriptor = select_platform(document, platform or Platform.host())
             body = await self._registry.manifest(ref, descriptor, credentials=credentials)
             document = parse_manifest(body, descriptor.media_type)
         if isinstance(document, Index):
@@ -202,13 +210,13 @@ class Puller:
     def _below(self, snapshot: Snapshot) -> Below:
         return Below(self._snapshots.fs_path(snapshot.id), snapshot.uid_base)
 
-    def _record(self, found: Found) -> Image:
+    def _record(self, found: Found, *, tagged: bool) -> Image:
         """The image's row, its names and its blobs, in one transaction."""
         chains = found.config.chain_ids()
         layers = found.manifest.layers
         top = self._md.snapshots.by_chain(chains[-1]) if chains else None
         image_id = found.manifest.config.digest
-        tags = (str(found.ref),) if found.ref.digest is None else ()
+        tags = (str(found.ref),) if tagged and found.ref.digest is None else ()
         origin = str(found.ref.without_tag().with_digest(Digest.parse(found.resolved)))
         repo_digests = () if self._nameless else (origin,)
         with self._md.transaction():
@@ -271,7 +279,7 @@ def _check_manifest(ref: Reference, manifest: Manifest) -> None:
         )
 
 
-def _check_config(ref: Reference, manifest: Manifest, config: ImageConfig, platform: Platform) -> None:
+def _check_config(ref: Reference, manifest: Manifest, config: ImageConfig, platform: Platform | None) -> None:
     if len(config.rootfs.diff_ids) != len(manifest.layers):
         raise InvalidArgument(
             f"{ref.familiar()} has {len(manifest.layers)} layers, but its configuration speaks of "
@@ -282,7 +290,7 @@ def _check_config(ref: Reference, manifest: Manifest, config: ImageConfig, platf
         made_for = config.platform
     except InvalidArgument:
         return  # it says nothing that makes sense: old tools left it empty
-    if not platform.matches(made_for):
+    if platform is not None and not platform.matches(made_for):
         raise NotFound(
             f"no matching manifest for {platform}: {ref.familiar()} is made for {made_for} only",
             reason="NO_MATCHING_PLATFORM",

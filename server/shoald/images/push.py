@@ -1,4 +1,4 @@
-"""Pushing: what a registry lacks of an image, then the manifest as it is, byte for byte."""
+"""Pushing: what a registry lacks of an image or an index, then the manifests as they are, byte for byte."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
 from shoald.images.flights import all_of
+from shoald.images.indexing import Indexer, subject_of
 from shoald.images.progress import Meter
 from shoald.metadata import HoldKind, Metadata
-from shoald.model.image import Image, Progress, ProgressPhase
+from shoald.model.image import Image, IndexRecord, Progress, ProgressPhase
 from shoald.oci.manifest import Descriptor, Index
 from shoald.oci.parse import parse_manifest
 from shoald.registry.ports import Credentials, Registry
@@ -23,10 +24,13 @@ Emit = Callable[[Progress], None]
 class Pusher:
     """Pushes images of this host."""
 
-    def __init__(self, md: Metadata, content: ContentStore, registry: Registry, parallel: int) -> None:
+    def __init__(
+        self, md: Metadata, content: ContentStore, registry: Registry, indexer: Indexer, parallel: int
+    ) -> None:
         self._md = md
         self._content = content
         self._registry = registry
+        self._indexer = indexer
         self._gate = asyncio.Semaphore(parallel)
 
     async def push(self, ref: Reference, credentials: Credentials | None, emit: Emit) -> tuple[str, int]:
@@ -34,24 +38,55 @@ class Pusher:
         if ref.digest is not None:
             raise InvalidArgument("can't push a digest reference: give a tag", reason="INVALID_REFERENCE")
         image = self._md.images.find(str(ref))
+        record = self._md.indexes.named(str(ref))
         with self._md.leases.lease("push") as lease:
-            for digest in self._md.images.blob_digests(image.id):
+            for digest in self._indexer.blobs(record) if record else self._md.images.blob_digests(image.id):
                 self._md.leases.hold(lease, HoldKind.BLOB, digest)
-            body = self._content.read(Digest.parse(image.manifest_digest))
-            manifest = parse_manifest(body, image.manifest_media_type)
-            if isinstance(manifest, Index):
-                raise InvalidArgument(f"{image.manifest_digest} is an index", reason="BAD_MANIFEST")
-            # Each once: images repeat layers.
-            parts = {part.digest: part for part in manifest.parts}
-            await all_of(self._part(image, ref, part, credentials, emit) for part in parts.values())
-            digest = await self._registry.push_manifest(ref, body, image.manifest_media_type, credentials=credentials)
+            if record is not None:
+                digest, size = await self._index(ref, record, credentials, emit)
+            else:
+                await self._parts(image, ref, credentials, emit)
+                body = self._content.read(Digest.parse(image.manifest_digest))
+                size = len(body)
+                digest = await self._registry.push_manifest(
+                    ref, body, image.manifest_media_type, credentials=credentials
+                )
         repo_digest = str(ref.without_tag().with_digest(Digest.parse(digest)))
         if self._md.images.get(image.id) is not None:
             self._md.images.add_repo_digest(repo_digest, image.id)
-        return digest, len(body)
+        return digest, size
+
+    async def _index(
+        self, ref: Reference, record: IndexRecord, credentials: Credentials | None, emit: Emit
+    ) -> tuple[str, int]:
+        """All images and attestations, each manifest by its digest, then the index under the tag."""
+        body, index = self._indexer.document(record)
+        images = {each.manifest_digest: each for id_ in record.images if (each := self._md.images.get(id_)) is not None}
+        for entry in index.manifests:
+            if (image := images.get(entry.digest)) is not None:
+                await self._parts(image, ref, credentials, emit)
+            elif subject_of(entry) is not None:
+                parts = {part.digest: part for part in self._indexer.manifest(entry).parts}
+                await all_of(self._part(None, ref, part, credentials, emit) for part in parts.values())
+            else:
+                raise FailedPrecondition(
+                    f"{entry.digest} of the index {record.digest} is not on this host", reason="IMAGE_NOT_FOUND"
+                )
+            manifest = self._content.read(Digest.parse(entry.digest))
+            await self._registry.push_manifest(ref, manifest, entry.media_type, entry.digest, credentials=credentials)
+        return await self._registry.push_manifest(ref, body, record.media_type, credentials=credentials), len(body)
+
+    async def _parts(self, image: Image, ref: Reference, credentials: Credentials | None, emit: Emit) -> None:
+        """Configuration and layers of an image."""
+        manifest = parse_manifest(self._content.read(Digest.parse(image.manifest_digest)), image.manifest_media_type)
+        if isinstance(manifest, Index):
+            raise InvalidArgument(f"{image.manifest_digest} is an index", reason="BAD_MANIFEST")
+        # Each once: images repeat layers.
+        parts = {part.digest: part for part in manifest.parts}
+        await all_of(self._part(image, ref, part, credentials, emit) for part in parts.values())
 
     async def _part(
-        self, image: Image, ref: Reference, part: Descriptor, credentials: Credentials | None, emit: Emit
+        self, image: Image | None, ref: Reference, part: Descriptor, credentials: Credentials | None, emit: Emit
     ) -> None:
         meter = Meter(part.digest, part.size, emit)
         meter.phase(ProgressPhase.WAITING)
@@ -75,9 +110,9 @@ class Pusher:
     def _open(self, part: Descriptor) -> AsyncIterator[bytes]:
         return self._content.stream(Digest.parse(part.digest))
 
-    def _elsewhere(self, image: Image, ref: Reference) -> str | None:
+    def _elsewhere(self, image: Image | None, ref: Reference) -> str | None:
         """Another repository of the same registry that this image came from or went to."""
-        for name in image.repo_digests:
+        for name in image.repo_digests if image else ():
             other = Reference.parse(name)
             if other.domain == ref.domain and other.path != ref.path:
                 return other.path
@@ -88,12 +123,12 @@ class Pusher:
         await self._fetch_back(image, None, part, None)
 
     async def _fetch_back(
-        self, image: Image, ref: Reference | None, part: Descriptor, credentials: Credentials | None
+        self, image: Image | None, ref: Reference | None, part: Descriptor, credentials: Credentials | None
     ) -> None:
         """A layer that was here unpacked when the image was pulled, so that its blob never came."""
         digest = Digest.parse(part.digest)
         failed: ShoalError | None = None
-        for name in image.repo_digests:
+        for name in image.repo_digests if image else ():
             origin = Reference.parse(name)
             allowed = credentials if ref is not None and origin.domain == ref.domain else None
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.reference import Reference
 from shoald.metadata import Metadata
@@ -24,10 +26,11 @@ def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[
         reference = _as_name(name, image)
         if reference is not None:
             going = _going(reference, image)
-            if set(going) < {*image.tags, *image.repo_digests}:
+            parts = _parts(md, going)
+            if set(going) < {*image.tags, *image.repo_digests} or set(image.part_of) - set(going):
                 for each in going:
                     _unname(md, each)
-                return going, []
+                return going, _delete_unnamed(md, parts)
         elif not force and len({Reference.parse(tag).name for tag in image.tags}) > 1:
             raise FailedPrecondition(
                 f"image {_short(image)} has names in several repositories: {', '.join(image.tags)}",
@@ -35,9 +38,35 @@ def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[
                 hint="remove the names one by one, or use --force",
                 metadata={"image": image.id},
             )
+        elif not force and (others := sorted(set(image.part_of) - set(image.tags))):
+            raise FailedPrecondition(
+                f"image {_short(image)} is part of {', '.join(others)}",
+                reason="IMAGE_HAS_NAMES",
+                hint="remove that, or use --force",
+                metadata={"image": image.id},
+            )
         _check_users(md, image, force)
+        parts = _parts(md, image.part_of)
         md.images.delete(image.id)
-        return [*image.tags, *image.repo_digests], [image.id]
+        return [*image.tags, *image.repo_digests], [image.id, *_delete_unnamed(md, parts)]
+
+
+def _parts(md: Metadata, references: Iterable[str]) -> list[str]:
+    """The images of the indexes that these tags mean."""
+    found = [index for each in references if (index := md.indexes.named(each)) is not None]
+    return list(dict.fromkeys(image for index in found for image in index.images))
+
+
+def _delete_unnamed(md: Metadata, images: Iterable[str]) -> list[str]:
+    """Of the images of an index that is gone, delete those that nobody has a name for, or a container; their ids."""
+    deleted = []
+    for image_id in images:
+        image = md.images.get(image_id)
+        if image is None or image.tags or image.repo_digests or image.part_of or md.containers.using_image(image_id):
+            continue
+        md.images.delete(image_id)
+        deleted.append(image_id)
+    return deleted
 
 
 def tag_image(md: Metadata, source: str, target: str) -> tuple[Image, str]:
@@ -51,7 +80,11 @@ def tag_image(md: Metadata, source: str, target: str) -> tuple[Image, str]:
     canonical = str(reference.with_default_tag())
     with md.transaction():
         image = md.images.find(source)
-        md.images.tag(canonical, image.id)
+        index = md.indexes.get(source) or md.indexes.named(_canonical(source))
+        if index is not None:
+            md.indexes.name(canonical, index.digest)
+        else:
+            md.images.tag(canonical, image.id)
         tagged = md.images.get(image.id)
         assert tagged is not None
         return tagged, canonical
@@ -64,11 +97,15 @@ def _as_name(name: str, image: Image) -> str | None:
         return name
     if image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
         return None
-    try:
-        canonical = str(Reference.parse(name).docker_ref())
-    except InvalidArgument:
-        return None
+    canonical = _canonical(name)
     return canonical if canonical in names else None
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(Reference.parse(name).docker_ref())
+    except InvalidArgument:
+        return ""
 
 
 def _going(reference: str, image: Image) -> list[str]:

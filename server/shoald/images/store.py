@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 
-from shoal.errors import InvalidArgument
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
-from shoald.host.blocking import in_thread
 from shoald.images.archive import Exported, archive
+from shoald.images.indexing import Indexer, canonical
 from shoald.images.layerfetch import LayerFetcher
-from shoald.images.loading import ArchiveSource
+from shoald.images.loader import Loader
 from shoald.images.pull import Puller
 from shoald.images.push import Pusher
 from shoald.images.removal import remove_image, tag_image
@@ -22,7 +21,7 @@ from shoald.images.restore import LayerRestorer
 from shoald.images.unpacker import UnpackLimits
 from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import Image, Loaded, Progress
-from shoald.registry.ports import Credentials, Registry
+from shoald.registry.ports import Credentials, Registry, Source
 from shoald.snapshots.ports import Snapshotter
 
 PARALLEL = 3
@@ -55,8 +54,10 @@ class ImageStore:
         self._limits = limits or UnpackLimits()
         fetcher = LayerFetcher(md, content, snapshots, registry, self._gate, self._limits)
         self.restorer = LayerRestorer(md, snapshots, fetcher)
+        self.indexer = Indexer(md, content, self._platform)
         self._puller = Puller(md, content, snapshots, registry, fetcher)
-        self._pusher = Pusher(md, content, registry, parallel)
+        self._pusher = Pusher(md, content, registry, self.indexer, parallel)
+        self._loader = Loader(md, content, snapshots, self._fetcher, self.indexer, self._platform)
 
     async def pull(
         self,
@@ -64,54 +65,56 @@ class ImageStore:
         platform: Platform | None = None,
         credentials: Credentials | None = None,
         progress: Emit = lambda _: None,
+        *,
+        tagged: bool = True,
     ) -> Image:
         """Fetch an image with all its layers, unpacked; only what is missing is downloaded.
 
-        A reference without tag and digest means `latest`; one with a digest gives the image no tag. Until all is there
-        no image is visible; what a failed or cancelled pull has downloaded is kept for the next try until it is
-        collected, unless the disk is full. Pulls at the same time share layers. Progress ids are layer digests.
+        A reference without tag and digest means `latest`; one with a digest, or not `tagged`, gives the image no tag.
+        Until all is there no image is visible; what a failed or cancelled pull has downloaded is kept for the next try
+        until it is collected, unless the disk is full. Pulls at the same time share layers. Progress ids are layer
+        digests.
 
         Raises InvalidArgument (INVALID_REFERENCE, BAD_MANIFEST, BAD_IMAGE_CONFIG, BAD_LAYER, PATH_ESCAPE,
         NOT_AN_IMAGE, TOO_MANY_LAYERS), NotFound (IMAGE_NOT_FOUND, NO_MATCHING_PLATFORM), DataLoss (DIGEST_MISMATCH,
         SIZE_MISMATCH, LAYER_MISMATCH, TRUNCATED), ResourceExhausted (DISK_FULL, ARCHIVE_TOO_LARGE) and what registries
         raise.
         """
-        return await self._puller.pull(_parsed(reference), platform or self._platform, credentials, progress)
+        return await self._puller.pull(
+            _parsed(reference), platform or self._platform, credentials, progress, tagged=tagged
+        )
 
     async def load(self, directory: Path, progress: Emit = lambda _: None) -> list[Loaded]:
-        """All images of an archive that was unpacked there, with the names that it gives them.
+        """All images of an archive that was unpacked there, with the names that it gives them; an index with all of its
+        images and attestations, if the archive has them all, else its image for this host.
 
         Raises InvalidArgument (BAD_ARCHIVE, and as pull), NotFound (BLOB_NOT_FOUND), DataLoss, ResourceExhausted.
         """
-        source = ArchiveSource(directory)
-        fetcher = LayerFetcher(self._md, self._content, self._snapshots, source, self._gate, self._limits)
-        puller = Puller(self._md, self._content, self._snapshots, source, fetcher, nameless=True)
-        loaded = []
-        for each in await in_thread(source.images):
-            image = await puller.pull(each.reference, self._platform, None, progress)
-            for name in each.names:
-                self._md.images.tag(name, image.id)
-            loaded.append(Loaded(self._md.images.get(image.id) or image, each.names))
-        return loaded
+        return await self._loader.load(directory, progress)
+
+    def _fetcher(self, source: Source) -> LayerFetcher:
+        return LayerFetcher(self._md, self._content, self._snapshots, source, self._gate, self._limits)
 
     async def export(self, names: Sequence[str], *, docker: bool) -> AsyncGenerator[bytes, None]:
-        """Images as one archive in pieces; by the names that were asked for, where these are names.
+        """Images and indexes as one archive in pieces; by the names that were asked for, where these are names.
 
         Raises NotFound (IMAGE_NOT_FOUND), FailedPrecondition (LAYER_BLOB_MISSING), DataLoss.
         """
         found: dict[str, Exported] = {}
         for name in names:
-            image = self._md.images.find(name)
-            known = found.get(image.id, Exported(image, ()))
-            canonical = _canonical(name)
-            own = (canonical,) if canonical in image.tags and canonical not in known.names else ()
-            found[image.id] = Exported(image, (*known.names, *own))
+            image, index = self._md.images.find(name), self.indexer.find(name)
+            key = index.digest if index else image.id
+            known = found.get(key, Exported(image, (), index))
+            tag = canonical(name)
+            own = (tag,) if tag in image.tags and tag not in known.names else ()
+            found[key] = Exported(image, (*known.names, *own), index)
         with self._md.leases.lease("export") as lease:
-            for image_id in found:
-                for digest in self._md.images.blob_digests(image_id):
+            for each in found.values():
+                needed = self.indexer.blobs(each.index) if each.index else self._md.images.blob_digests(each.image.id)
+                for digest in needed:
                     self._md.leases.hold(lease, HoldKind.BLOB, digest)
             async with aclosing(
-                archive(self._content, list(found.values()), self._pusher.bring, docker=docker)
+                archive(self._content, self.indexer, list(found.values()), self._pusher.bring, docker=docker)
             ) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -119,16 +122,17 @@ class ImageStore:
     async def push(
         self, reference: str | Reference, credentials: Credentials | None = None, progress: Emit = lambda _: None
     ) -> tuple[str, int]:
-        """Send an image to the registry that its name says; digest and size of the manifest.
+        """Send an image, or an index with all of its images, to the registry that its name says; digest and size of the
+        manifest or index.
 
         Only missing blobs are sent (or mounted from another repository), the manifest last. Progress ids are blob
         digests. Raises NotFound (IMAGE_NOT_FOUND), FailedPrecondition (LAYER_BLOB_MISSING), what registries raise.
         """
         return await self._pusher.push(_parsed(reference), credentials, progress)
 
-    def tag(self, source: str, target: str) -> Image:
-        """Give an image another name; see removal.tag_image."""
-        return tag_image(self._md, source, target)[0]
+    def tag(self, source: str, target: str) -> tuple[Image, str]:
+        """Give an image, or an index, another name; see removal.tag_image."""
+        return tag_image(self._md, source, target)
 
     async def remove_image(self, name: str, force: bool = False) -> tuple[list[str], list[str]]:
         """Take a name away, and with the last one the image; see removal.remove_image. Collects no garbage."""
@@ -137,9 +141,3 @@ class ImageStore:
 
 def _parsed(reference: str | Reference) -> Reference:
     return (Reference.parse(reference) if isinstance(reference, str) else reference).docker_ref()
-
-
-def _canonical(name: str) -> str:
-    with suppress(InvalidArgument):
-        return str(Reference.parse(name).docker_ref())
-    return ""

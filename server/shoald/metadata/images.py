@@ -11,7 +11,7 @@ from shoald.metadata.database import Database, Row
 from shoald.metadata.rows import Codec
 from shoald.model.image import Image
 
-_CODEC = Codec(Image, skip=frozenset({"tags", "repo_digests"}))
+_CODEC = Codec(Image, skip=frozenset({"tags", "repo_digests", "part_of"}))
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 _ID_OR_MANIFEST = re.compile(r"sha(?:256|512):[0-9a-f]{64,128}")
 
@@ -89,8 +89,13 @@ class Images:
         return self._unname(reference, "digest")
 
     def delete(self, image_id: str) -> bool:
-        """Delete the image with all its names; False when there was none."""
-        return self._db.execute("DELETE FROM images WHERE id = ?", [image_id]).rowcount > 0
+        """Delete the image with all its names, and the indexes that have it; False when there was none."""
+        with self._db.transaction():
+            self._db.execute(
+                "DELETE FROM indexes WHERE digest IN (SELECT index_digest FROM index_images WHERE image_id = ?)",
+                [image_id],
+            )
+            return self._db.execute("DELETE FROM images WHERE id = ?", [image_id]).rowcount > 0
 
     def blob_digests(self, image_id: str | None = None) -> Sequence[str]:
         """Manifest, configuration and layers, the lowest first, of one image; of all images for None."""
@@ -106,8 +111,11 @@ class Images:
     def _by_id(self, name: str) -> Image | None:
         if not _ID_OR_MANIFEST.fullmatch(name):
             return None
-        sql = f"SELECT {_CODEC.names} FROM images WHERE id = ? OR manifest_digest = ? ORDER BY id = ? DESC LIMIT 1"
-        row = self._db.one(sql, [name, name, name])
+        sql = (
+            f"SELECT {_CODEC.names} FROM images WHERE id = ? OR manifest_digest = ?"
+            " OR id = (SELECT image_id FROM indexes WHERE digest = ?) ORDER BY id = ? DESC LIMIT 1"
+        )
+        row = self._db.one(sql, [name, name, name, name])
         return self._with_names([row])[0] if row else None
 
     def _by_name(self, name: str) -> Image | None:
@@ -134,9 +142,13 @@ class Images:
         return self._with_names(rows)[0] if rows else None
 
     def _with_names(self, rows: Sequence[Row]) -> Sequence[Image]:
-        where, parameters = ("WHERE image_id = ?", [rows[0]["id"]]) if len(rows) == 1 else ("", [])
+        where, parameters = ("WHERE image_id = ?", [rows[0]["id"]] * 2) if len(rows) == 1 else ("", [])
         names: dict[tuple[str, str], tuple[str, ...]] = {}
-        sql = f"SELECT image_id, kind, reference FROM image_names {where} ORDER BY reference"
+        sql = (
+            f"SELECT image_id, kind, reference FROM image_names {where}"
+            " UNION SELECT image_id, 'index', reference FROM index_images JOIN index_names USING (index_digest)"
+            f" {where} ORDER BY reference"
+        )
         for row in self._db.rows(sql, parameters):
             key = (row["image_id"], row["kind"])
             names[key] = (*names.get(key, ()), row["reference"])
@@ -145,6 +157,7 @@ class Images:
                 row,
                 tags=names.get((row["id"], "tag"), ()),
                 repo_digests=names.get((row["id"], "digest"), ()),
+                part_of=names.get((row["id"], "index"), ()),
             )
             for row in rows
         ]
@@ -154,6 +167,7 @@ class Images:
             if self._db.one("SELECT 1 FROM images WHERE id = ?", [image_id]) is None:
                 raise NotFound(f"no such image: {image_id}", reason="IMAGE_NOT_FOUND", metadata={"image": image_id})
             row = self._db.one("SELECT image_id FROM image_names WHERE reference = ?", [reference])
+            self._unindex(reference)
             self._db.execute(
                 "INSERT INTO image_names VALUES (?, ?, ?)"
                 " ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
@@ -162,8 +176,19 @@ class Images:
             return row["image_id"] if row is not None and row["image_id"] != image_id else None
 
     def _unname(self, reference: str, kind: str) -> bool:
-        sql = "DELETE FROM image_names WHERE reference = ? AND kind = ?"
-        return self._db.execute(sql, [reference, kind]).rowcount > 0
+        with self._db.transaction():
+            self._unindex(reference)
+            sql = "DELETE FROM image_names WHERE reference = ? AND kind = ?"
+            return self._db.execute(sql, [reference, kind]).rowcount > 0
+
+    def _unindex(self, reference: str) -> None:
+        """The name means no index any more; one that loses its last name is gone."""
+        self._db.execute(
+            "DELETE FROM indexes WHERE digest = (SELECT index_digest FROM index_names WHERE reference = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM index_names WHERE index_digest = digest AND reference != ?1)",
+            [reference],
+        )
+        self._db.execute("DELETE FROM index_names WHERE reference = ?", [reference])
 
 
 def _normalised(name: str) -> str:

@@ -15,6 +15,7 @@ _SNAPSHOTS = f"""
 """
 _BLOBS = """
     SELECT digest AS key FROM image_blobs
+    UNION SELECT digest FROM index_blobs
     UNION SELECT blob_digest FROM cache WHERE blob_digest IS NOT NULL
     UNION SELECT key FROM lease_holds WHERE kind = 'blob'
 """
@@ -39,7 +40,7 @@ class References:
         return {row["key"] for row in self._db.rows("SELECT key FROM lease_holds WHERE kind = 'snapshot'")}
 
     def blobs(self) -> set[str]:
-        """Digests that images, cache entries and leases name."""
+        """Digests that images, indexes, cache entries and leases name."""
         return {row["key"] for row in self._db.rows(_BLOBS)}
 
     def has_snapshot(self, snapshot_id: str) -> bool:

@@ -190,7 +190,40 @@ CREATE TABLE addresses6 (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Sequence[str] = (_FIRST, _VOLUMES_AND_FILES, _NETWORKS)
+_INDEXES = """
+-- One image for several platforms, or with attestations. `image_id` is what it means on this host.
+CREATE TABLE indexes (
+    digest TEXT PRIMARY KEY,
+    media_type TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX indexes_by_image ON indexes (image_id);
+
+CREATE TABLE index_images (
+    index_digest TEXT NOT NULL REFERENCES indexes (digest) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    PRIMARY KEY (index_digest, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX index_images_by_image ON index_images (image_id);
+
+-- What an index needs beside its images: itself, and attestations with all that they consist of.
+CREATE TABLE index_blobs (
+    index_digest TEXT NOT NULL REFERENCES indexes (digest) ON DELETE CASCADE,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (index_digest, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX index_blobs_by_digest ON index_blobs (digest);
+
+CREATE TABLE index_names (
+    reference TEXT PRIMARY KEY REFERENCES image_names (reference) ON DELETE CASCADE,
+    index_digest TEXT NOT NULL REFERENCES indexes (digest) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX index_names_by_index ON index_names (index_digest);
+"""
+
+MIGRATIONS: Sequence[str] = (_FIRST, _VOLUMES_AND_FILES, _NETWORKS, _INDEXES)
 """Script n brings a database from `user_version` n to n + 1."""
 
 

@@ -15,6 +15,7 @@ from shoald.metadata.endpoints import Addresses, Addresses6, Ports
 from shoald.metadata.events import Events
 from shoald.metadata.files import Files
 from shoald.metadata.images import Images
+from shoald.metadata.indexes import Indexes
 from shoald.metadata.leases import Leases
 from shoald.metadata.networks import Memberships, Networks
 from shoald.metadata.references import References
@@ -60,6 +61,7 @@ class Metadata:
         self.leases = Leases(database)
         self.snapshots = Snapshots(database)
         self.images = Images(database)
+        self.indexes = Indexes(database, self.images)
         self.containers = Containers(database, self.leases)
         self.addresses = Addresses(database)
         self.addresses6 = Addresses6(database)

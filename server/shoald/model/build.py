@@ -9,7 +9,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from shoal.platform import Platform
-from shoald.model.image import RegistryCredentials
+from shoald.model.image import Image, IndexRecord, RegistryCredentials
 
 
 class StepStarted(Struct, frozen=True):
@@ -131,3 +131,17 @@ class BuildRequest(Struct, frozen=True):
     cache_credentials: tuple[RegistryCredentials, ...] = ()
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Contexts by manifest: its digest by the name of the context ("" for the main one)."""
+    platforms: tuple[Platform, ...] = ()
+    """Several: the result is an index of an image for each. Then `platform` is that of the image at hand."""
+
+    @property
+    def targets(self) -> tuple[Platform, ...]:
+        """The platforms that are built for."""
+        return self.platforms or (self.platform or Platform.host(),)
+
+
+class Built(Struct, frozen=True):
+    """The result of a build: what it means on this host, and the index that it is part of, if it is."""
+
+    image: Image
+    index: IndexRecord | None = None

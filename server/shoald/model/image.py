@@ -28,6 +28,20 @@ class Image(Struct, frozen=True):
     """Canonical references with tags."""
     repo_digests: tuple[str, ...] = ()
     """Canonical references with manifest digests."""
+    part_of: tuple[str, ...] = ()
+    """Tags of the indexes that it is in. Those of `tags` among them mean an index, and this image on this host."""
+
+
+class IndexRecord(Struct, frozen=True):
+    """One image for several platforms, or with attestations (image-spec `image-index.md`), that is here as a whole."""
+
+    digest: str
+    media_type: str
+    size_bytes: int
+    image_id: str
+    """What it means on this host."""
+    images: tuple[str, ...] = ()
+    """Ids of all images, in the order of the index."""
 
 
 class ProgressPhase(StrEnum):
