@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 import tarfile
@@ -263,6 +264,23 @@ def test_each_host_builds_its_platform(
         [found] = fleet.json("inspect", "-H", "h2", name)
         assert found["Architecture"] == "arm64"
     fleet.shoal("rmi", "-f", name)
+
+
+def test_programs_of_another_platform(fleet: Fleet, tmp_path: Path) -> None:
+    """With an emulator they run; without one the error says what is missing."""
+    # A program that exits with 7: mov x0, #7; mov x8, #93; svc #0.
+    code = struct.pack("<III", 0xD28000E0, 0xD2800BA8, 0xD4000001)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, 0x400078, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, 0x200, 0x200, 0x1000)
+    (tmp_path / "sh").write_bytes(header + segment + code + bytes(400))
+    (tmp_path / "sh").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY sh /bin/sh\nRUN anything\n")
+    done = fleet.shoal("build", "-H", "h1", "--platform", "linux/arm64", tmp_path, code=1)
+    if Path("/proc/sys/fs/binfmt_misc/qemu-aarch64").exists():
+        assert "exit code: 7" in done.stderr
+    else:
+        assert "needs an emulator on the host" in done.stderr
 
 
 def test_what_fails_makes_nothing(fleet: Fleet, context: Path) -> None:

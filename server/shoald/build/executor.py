@@ -54,6 +54,10 @@ from shoald.metadata.store import Metadata
 from shoald.runtime.user import resolve_user
 from shoald.snapshots.ports import Snapshotter
 
+_EMULATOR = (
+    "a program for another architecture needs an emulator on the host (binfmt_misc): apt install qemu-user-static"
+)
+
 Unpack = Callable[[Path, Path, str], Awaitable[object]]
 """Unpack an archive (a host path) below a root, into a path inside it."""
 
@@ -66,6 +70,18 @@ class Copying:
     parts: Sequence[Part]
     fetched_root: Path | None = None
     fetched: Sequence[Part] = ()
+
+
+class _Watched:
+    """Passes a step's output on, and sees the OCI runtime say that the kernel can't start the program."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.foreign = False
+
+    def __call__(self, stderr: bool, data: bytes) -> None:
+        self.foreign = self.foreign or b"xec format error" in data
+        self._log(stderr, data)
 
 
 class StepExecutor:
@@ -272,12 +288,14 @@ class StepExecutor:
                 mounts=mounts,
                 secrets=made.secrets,
             )
-            code = await run_step(self._launcher, self._vault, process, log)
+            output = _Watched(log)
+            code = await run_step(self._launcher, self._vault, process, output)
         if code != 0:
             command = " ".join(step.argv)
             raise FailedPrecondition(
                 f'process "{command}" did not complete successfully: exit code: {code}',
                 reason="BUILD_STEP_FAILED",
+                hint=_EMULATOR if output.foreign else None,
                 metadata={"exit_code": str(code), "command": command[:4000]},
             )
         layer = self._snapshots.fs_path(snapshot_id)
