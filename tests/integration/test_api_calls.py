@@ -24,7 +24,7 @@ from shoald.engine.ports import ContainerFilter, EventFilter
 from shoald.model.container import ContainerState, PullPolicy
 from shoald.model.image import RegistryCredentials
 from tests.support.api_server import Running, serving
-from tests.support.fake_engine import CONTAINER, IMAGE, NOW, RAW_CONFIG, FakeEngine
+from tests.support.fake_engine import CONTAINER, IMAGE, INDEX, NOW, RAW_CONFIG, FakeEngine
 
 
 @pytest.fixture
@@ -133,13 +133,19 @@ async def test_images(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
     stub = ImageServiceStub(channel)
     request = images.ImageServiceListRequest(reference="busybox", labels=[{"key": "k"}], dangling=True)
     (listed,) = [item.image async for item in stub.List(request)]
-    assert engine.asked("list_images") == ("busybox", (("k", ""),), True)
+    assert engine.asked("list_images") == ("busybox", (("k", ""),), True, False)
     assert (listed.id, listed.containers, listed.labels) == (IMAGE.id, 2, {"k": "v"})
     assert (listed.platform.os, listed.platform.architecture) == ("linux", "amd64")
     found = await stub.Inspect(images.ImageServiceInspectRequest(name="busybox"))
     assert found.raw_config == RAW_CONFIG
     assert (found.author, found.config.cmd, found.config.exposed_ports) == ("me", ["sh"], ["80/tcp"])
     assert [entry.HasField("created_at") for entry in found.history] == [True, False]
+    made = await stub.CreateIndex(images.ImageServiceCreateIndexRequest(images=["a", "b"], tags=["c"]))
+    assert engine.asked("create_index") == (("a", "b"), ("docker.io/library/c:latest",))
+    assert (made.digest, made.image.id) == (INDEX.digest, IMAGE.id)
+    seen = await stub.InspectIndex(images.ImageServiceInspectIndexRequest(name="c"))
+    assert (seen.digest, seen.media_type, seen.raw) == (INDEX.digest, INDEX.media_type, b"{}")
+    assert [each.id for each in seen.images] == [IMAGE.id]
     await stub.Tag(images.ImageServiceTagRequest(source="busybox", target="mine:1"))
     assert engine.asked("tag_image") == ("busybox", "mine:1")
     removed = await stub.Remove(images.ImageServiceRemoveRequest(name="busybox", force=True))

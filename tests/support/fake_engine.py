@@ -35,18 +35,20 @@ from shoald.model.build import (
     BuildState,
     BuildSummary,
     BuildWarning,
+    Built,
     StepFinished,
     StepLog,
     StepStarted,
 )
 from shoald.model.container import Container, ContainerSpec, ContainerState, PullPolicy
 from shoald.model.event import Event
-from shoald.model.image import Image, Loaded, Progress, ProgressPhase, RegistryCredentials
+from shoald.model.image import Image, IndexRecord, Loaded, Progress, ProgressPhase, RegistryCredentials
 from shoald.model.metrics import EngineMetrics
 from shoald.model.path import PathStat
 from tests.support.fake_records import BRIDGE as BRIDGE
 from tests.support.fake_records import CONTAINER as CONTAINER
 from tests.support.fake_records import IMAGE as IMAGE
+from tests.support.fake_records import INDEX as INDEX
 from tests.support.fake_records import NETWORK as NETWORK
 from tests.support.fake_records import NOW as NOW
 from tests.support.fake_records import PATH_STAT as PATH_STAT
@@ -123,7 +125,7 @@ class FakeEngine:
 
     async def build(
         self, request_id: str, request: BuildRequest, contexts: AsyncIterable[tuple[str, AsyncIterable[bytes]]]
-    ) -> AsyncIterator[BuildEvent | Image]:
+    ) -> AsyncIterator[BuildEvent | Built]:
         self._called("build", request_id, request)
         try:
             async for name, chunks in contexts:
@@ -161,7 +163,7 @@ class FakeEngine:
             BuildSummary("b2", BuildState.RUNNING, "", NOW),
         ]
 
-    async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Image]:
+    async def follow_build(self, request_id: str, cursor: int, wait: bool) -> AsyncIterator[BuildEvent | Built]:
         self._called("follow_build", request_id, cursor)
         bodies = (
             StepStarted("s1", "0", 1, 2, "RUN x", 2, 3),
@@ -173,13 +175,25 @@ class FakeEngine:
         for at, body in enumerate(bodies, 1):
             if at > cursor:
                 yield BuildEvent(at, NOW, body)
-        yield IMAGE
+        yield Built(IMAGE, INDEX)
 
     async def list_images(
-        self, reference: str = "", labels: Sequence[tuple[str, str]] = (), dangling: bool = False
+        self,
+        reference: str = "",
+        labels: Sequence[tuple[str, str]] = (),
+        dangling: bool = False,
+        parts: bool = False,
     ) -> list[Image]:
-        self._called("list_images", reference, labels, dangling)
+        self._called("list_images", reference, labels, dangling, parts)
         return self.images
+
+    async def create_index(self, images: Sequence[str], tags: Sequence[str]) -> IndexRecord:
+        self._called("create_index", tuple(images), tuple(tags))
+        return INDEX
+
+    def inspect_index(self, name: str) -> tuple[IndexRecord, bytes]:
+        self._called("inspect_index", name)
+        return INDEX, b"{}"
 
     async def inspect_image(self, name: str) -> tuple[Image, bytes]:
         self._called("inspect_image", name)

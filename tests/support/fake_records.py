@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from shoald.model.container import Container, ContainerSpec, ContainerState, Process
-from shoald.model.image import Image
+from shoald.model.image import Image, IndexRecord
 from shoald.model.network import Network
 from shoald.model.path import PathStat
 from shoald.oci.config import parse_config
@@ -27,6 +27,7 @@ IMAGE = Image(
     chain_id="sha256:" + "a" * 64,
     tags=("docker.io/library/busybox:latest",),
 )
+INDEX = IndexRecord("sha256:" + "7" * 64, "application/vnd.oci.image.index.v1+json", 99, IMAGE.id, (IMAGE.id,))
 CONTAINER = Container(
     id="c" * 64,
     name="web",

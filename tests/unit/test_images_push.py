@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from shoal.digest import Digest
+from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.images.indexing import Indexer
 from shoald.images.push import Pusher
 from shoald.metadata import Metadata
 from shoald.model.image import RegistryCredentials
@@ -81,7 +83,8 @@ async def _fetched(tmp_path: Path, origin: str, target: str) -> list[tuple[str, 
         md.images.put(image, [])
         md.images.tag(target, image.id)
         md.images.add_repo_digest(f"{origin}@{digest}", image.id)
-        pusher = Pusher(md, FakeContent(), registry, 1)  # type: ignore[arg-type]
+        indexer = Indexer(md, FakeContent(), Platform("linux", "amd64"))  # type: ignore[arg-type]
+        pusher = Pusher(md, FakeContent(), registry, indexer, 1)  # type: ignore[arg-type]
         await pusher.push(Reference.parse(target), LOGIN, lambda _: None)
     return registry.fetched
 

@@ -12,6 +12,7 @@ from shoal.errors import FailedPrecondition, InvalidArgument, NotFound
 from shoald.images.removal import remove_image, tag_image
 from shoald.metadata import Metadata
 from shoald.model.container import ContainerState
+from shoald.model.image import IndexRecord
 from tests.support import records
 
 A1, A2, B1 = "r.test/a:1", "r.test/a:2", "docker.io/library/b:1"
@@ -45,6 +46,73 @@ def test_digests_of_a_repository_go_with_its_last_tag(md: Metadata) -> None:
     image = _image(md, A1, B1, DIGEST_A)
     assert remove_image(md, A1, False) == ([A1, DIGEST_A], [])
     assert remove_image(md, "b:1", False) == ([B1], [image])
+
+
+def _index(md: Metadata, name: str, *images: str) -> IndexRecord:
+    index = IndexRecord(records.sha(name + "".join(images)), "index", 1, images[0], images)
+    md.indexes.put(index, [index.digest, records.sha("attestation")], [name])
+    return index
+
+
+def test_the_images_of_an_index_go_with_its_last_name(md: Metadata) -> None:
+    here, other = _image(md, seed="here"), _image(md, seed="other")
+    index = _index(md, A1, here, other)
+    found = md.images.get(other)
+    assert found is not None
+    assert (found.tags, found.part_of) == ((), (A1,))
+    tag_image(md, A1, A2)
+    assert md.indexes.names(index.digest) == [A1, A2]
+    assert md.references.has_blob(records.sha("attestation"))
+    assert remove_image(md, A1, False) == ([A1], [])
+    assert md.indexes.named(A2) == index
+    assert remove_image(md, A2, False) == ([A2], [here, other])
+    assert md.indexes.get(index.digest) is None
+    assert not md.references.has_blob(records.sha("attestation"))
+
+
+def test_of_an_index_that_goes_what_has_names_or_containers_stays(md: Metadata) -> None:
+    here, named, used = _image(md, seed="here"), _image(md, B1, seed="named"), _image(md, seed="used")
+    md.containers.insert(records.container(image_id=used))
+    _index(md, A1, here, named, used)
+    assert remove_image(md, A1, False) == ([A1], [here])
+    assert [md.images.get(each) is not None for each in (named, used)] == [True, True]
+
+
+def test_a_part_of_an_index_is_removed_by_force_only(md: Metadata) -> None:
+    here, other = _image(md, seed="here"), _image(md, seed="other")
+    index = _index(md, A1, here, other)
+    with pytest.raises(FailedPrecondition, match=r"is part of r\.test/a:1"):
+        remove_image(md, other, False)
+    assert remove_image(md, other, True) == ([], [other])
+    assert md.indexes.get(index.digest) is None
+    assert md.images.find(A1).id == here
+
+
+def test_an_image_of_two_indexes_stays_for_the_other(md: Metadata) -> None:
+    here, other, third = (_image(md, seed=seed) for seed in ("here", "other", "third"))
+    _index(md, A1, here, other)
+    second = _index(md, A2, third, here)
+    assert remove_image(md, A1, False) == ([A1], [other])
+    assert md.indexes.named(A2) == second
+    assert md.images.get(here) is not None
+
+
+def test_a_name_that_moves_is_no_index_any_more(md: Metadata) -> None:
+    here, other, new = _image(md, seed="here"), _image(md, seed="other"), _image(md, seed="new")
+    index = _index(md, A1, here, other)
+    md.images.tag(A1, new)
+    assert (md.indexes.named(A1), md.indexes.get(index.digest)) == (None, None)
+    assert md.images.find(A1).id == new
+    assert md.images.get(other) is not None
+
+
+def test_an_index_of_an_image_that_is_gone_is_refused(md: Metadata) -> None:
+    here = _image(md, seed="here")
+    with pytest.raises(NotFound):
+        _index(md, A1, here, records.sha("nothing"))
+    assert md.indexes.named(A1) is None
+    with pytest.raises(NotFound):
+        md.images.find(A1)
 
 
 def test_by_digest_reference(md: Metadata) -> None:

@@ -21,11 +21,13 @@ def checked_reference(text: str) -> str:
 
 def checked_platforms(texts: Iterable[str]) -> list[tuple[str, str, str]]:
     """Those of `--platform A,B` and of the flag given more than once, each once. Raises UsageFault."""
-    parts = [part for text in texts for part in text.split(",") if text]
-    found = [checked_platform(part) for part in parts]
-    if None in found:
-        raise UsageFault(f"invalid platforms {','.join(texts)!r}: one is empty")
-    return list(dict.fromkeys(each for each in found if each is not None))
+    found = []
+    for part in (part for text in texts if text for part in text.split(",")):
+        platform = checked_platform(part)
+        if platform is None:
+            raise UsageFault(f"invalid platforms {','.join(texts)!r}: one is empty")
+        found.append(platform)
+    return list(dict.fromkeys(found))
 
 
 def checked_platform(text: str) -> tuple[str, str, str] | None:

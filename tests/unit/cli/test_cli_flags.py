@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shoalctl.flags.environment import environment, labels, parse_env_lines
 from shoalctl.flags.fault import UsageFault
 from shoalctl.flags.filters import parse_filters
-from shoalctl.flags.images import checked_platform, checked_reference
+from shoalctl.flags.images import checked_platform, checked_platforms, checked_reference
 from shoalctl.flags.isolation import label_files
 from shoalctl.flags.mounts import MountFlag, parse_tmpfs, parse_volume
 from shoalctl.flags.networks import NetworkFlag, parse_network
@@ -253,6 +253,12 @@ def test_references_and_platforms_are_checked_early() -> None:
     assert checked_reference("busybox:1") == "busybox:1"
     assert checked_platform("arm64") == ("linux", "arm64", "")
     assert checked_platform("") is None
+    both = [("linux", "amd64", ""), ("linux", "arm64", "")]
+    assert checked_platforms(["amd64,linux/arm64", "linux/amd64"]) == both
+    assert checked_platforms([]) == []
+    for bad in ("amd64,", ",", "amd64,a/b/c/d"):
+        with pytest.raises(UsageFault, match="platform"):
+            checked_platforms([bad])
     with pytest.raises(UsageFault, match="invalid reference"):
         checked_reference("Busy Box")
     with pytest.raises(UsageFault, match="platform"):
