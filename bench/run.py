@@ -16,6 +16,7 @@ from pathlib import Path
 from bench import builds, cases, containers, engines, images
 from bench.engines import Docker, Engine
 from bench.report import Report, Row, Target
+from tests.support.debian import push_debian
 from tests.support.docker_registry import docker_registry
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cycles", type=int, default=1000, help="streams of each kind to cut off (default: 1000)")
     parser.add_argument("--builds", type=int, default=5, help="rounds of each kind of build (default: 5)")
     parser.add_argument("--context", type=int, default=10_000, help="files of the build's context (default: 10000)")
+    parser.add_argument(
+        "--packages", type=int, default=3, help="rounds of the build with apt-get (default: 3; 0: none)"
+    )
     parser.add_argument("--only", choices=["builds"], help="measure nothing else")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where storage goes (default: /var/tmp)")
     parser.add_argument("--tmpfs", action="store_true", help="keep all storage on a tmpfs: no disk in the figures")
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not given.only:
             _measure(report, measured, small, given)
             _measure_containers(report, measured, small, given)
-        _measure_builds(report, measured, small, directory, given)
+        _measure_builds(report, measured, small, directory, registry.address, given)
         if given.only:
             print(report.markdown())
             return 0
@@ -118,15 +122,27 @@ def _measure_containers(report: Report, measured: list[Engine], small: str, give
 
 
 def _measure_builds(
-    report: Report, measured: list[Engine], small: str, directory: Path, given: argparse.Namespace
+    report: Report, measured: list[Engine], small: str, directory: Path, registry: str, given: argparse.Namespace
 ) -> None:
     files, megabytes = given.context, given.context * 136 // 10_000
     context = builds.make_context(directory / "context", small, files, megabytes)
     title = f"build of {files} files and {megabytes} MB in three stages, "
+    idle = {engine.name: cases.rss(engine.daemon_pids()) for engine in measured}
     targets = {"no_cache": 0.8, "unchanged": 1.0, "changed": 0.5}
     names = {"no_cache": "without cache", "unchanged": "unchanged", "changed": "one small file changed"}
     for key, figures in builds.measure(measured, context, given.builds).items():
         report.add(Row(f"build_{key}", title + names[key], "s", figures, Target(targets[key], "docker")))
+    shoal = next(engine for engine in measured if isinstance(engine, engines.Shoal))
+    inside = {"shoal": [figure * 1000 for figure in builds.in_daemon(shoal, context, given.builds)]}
+    report.add(Row("build_in_daemon", title + "unchanged, in the daemon", "ms", inside, Target(80)))
+    daemons = [engine for engine in measured if engine.daemon_pids()]
+    more = {engine.name: [builds.memory(engine, context, idle[engine.name]) / MB] for engine in daemons}
+    report.add(Row("build_rss", title + "without cache: RSS more at its height", "MB", more, Target(150)))
+    if given.packages:
+        context = builds.make_packages(directory / "packages", push_debian(registry))
+        figures = builds.packages(measured, context, given.packages)
+        title = "build that installs gcc with apt-get, without cache"
+        report.add(Row("build_packages", title, "s", figures, Target(1.0, "docker")))
 
 
 def scaled(figures: cases.Figures, factor: float) -> cases.Figures:
