@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from shoald.build.agents import Agents
+from shoald.build.attesting import Attesting
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
@@ -91,6 +92,7 @@ def compose_builds(
         solver,
         executor,
         Finishing(md, packing, Assembler(md, content, snapshots)),
+        Attesting(md, content, snapshots),
         store.indexer,
         layers,
         contexts,

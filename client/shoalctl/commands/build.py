@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.flags import environment, images
+from shoalctl.flags.attestations import parse_attestations, with_switches
 from shoalctl.flags.build_cache import parse_cache_from, parse_cache_to
 from shoalctl.flags.build_contexts import build_contexts
 from shoalctl.flags.build_output import parse_output
@@ -26,7 +27,14 @@ Texts = list[str] | None
 _RIGHTS = ("network.host", "security.insecure", "device")
 
 
-@app.command(cls=HostCommand)
+class BuildCommand(HostCommand):
+    """Takes `--sbom` and `--provenance` without a value, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_switches(args))
+
+
+@app.command(cls=BuildCommand)
 def build(
     ctx: typer.Context,
     path: Annotated[
@@ -88,6 +96,16 @@ def build(
         typer.Option("-o", "--output", metavar="DEST", help="A directory, or type=local|tar|oci|docker|image,dest=..."),
     ] = None,
     creds: Annotated[str, typer.Option("--creds", metavar="USER:PASSWORD", help="For the base image's registry.")] = "",
+    sbom: Annotated[
+        str, typer.Option("--sbom", metavar="true|false", help="List the packages beside the image (SPDX).")
+    ] = "",
+    provenance: Annotated[
+        str,
+        typer.Option("--provenance", metavar="true|mode=max,...", help="Say beside the image how it was made (SLSA)."),
+    ] = "",
+    attest: Annotated[
+        Texts, typer.Option("--attest", metavar="type=...", help="type=sbom or type=provenance,mode=max,version=v1.")
+    ] = None,
 ) -> None:
     """Build an image from a Dockerfile. The image's id goes to standard output, the course to standard error.
 
@@ -130,6 +148,7 @@ def build(
         once=once or distribute,
         distribute=distribute,
         ssh=ssh_agents(ssh or (), os.environ),
+        attestations=parse_attestations(attest or (), sbom, provenance),
     )
     options.check()
     execute(_build(ctx.obj, options))

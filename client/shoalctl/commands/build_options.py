@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from shoalctl.flags.attestations import Attestations
 from shoalctl.flags.build_cache import CacheTarget
 from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
@@ -53,6 +54,7 @@ class BuildOptions(NamedTuple):
     distribute: bool = False
     extra_hosts: Sequence[str] = ()
     ssh: Mapping[str, SshAgent] = EMPTY
+    attestations: Attestations = Attestations()
 
     def __repr__(self) -> str:
         return f"BuildOptions(path={self.path!r})"  # the rest holds secrets
@@ -139,6 +141,8 @@ class BuildOptions(NamedTuple):
                 for each in self.cache_to
                 if each.reference
             ],
+            sbom=self.attestations.sbom is True,
+            provenance=_provenance(self.attestations),
             allow=self.allow,
             rewrite_times=self.rewrite_times,
             inline_cache=any(not each.reference for each in self.cache_to),
@@ -147,3 +151,18 @@ class BuildOptions(NamedTuple):
             ssh={name: agent.handle for name, agent in self.ssh.items()},
             contexts={name: path if path.startswith(IMAGE) else "" for name, path in self.contexts.items()},
         )
+
+
+def _provenance(wanted: Attestations) -> image_pb2.ImageServiceBuildRequest.Provenance | None:
+    from shoal.v1 import image_pb2
+
+    given = wanted.provenance
+    if not given:
+        return None
+    message = image_pb2.ImageServiceBuildRequest.Provenance
+    return message(
+        all=given.mode == "max",
+        version=message.VERSION_1 if given.version == "v1" else message.VERSION_0_2,
+        builder_id=given.builder_id,
+        reproducible=given.reproducible,
+    )

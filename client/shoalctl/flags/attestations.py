@@ -37,6 +37,19 @@ class Attestations(NamedTuple):
     provenance: Provenance | Literal[False] | None = None
 
 
+def with_switches(arguments: Sequence[str]) -> list[str]:
+    """Command line arguments with a value for each `--sbom` and `--provenance` that has none."""
+    found = list(arguments)
+    end = found.index("--") if "--" in found else len(found)
+    for at in range(end - 1, -1, -1):
+        if found[at] in ("--sbom", "--provenance"):
+            following = found[at + 1] if at + 1 < end else ""
+            fields = "=" in following.partition(",")[0] and not following.startswith("-")
+            value = following in _TRUE or following in _FALSE or fields
+            found[at : at + 1 + value] = [f"{found[at]}={following if value else 'true'}"]
+    return found
+
+
 def parse_attestations(
     attest: Sequence[str] = (), sbom: str | None = None, provenance: str | None = None
 ) -> Attestations:

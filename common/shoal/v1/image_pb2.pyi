@@ -349,6 +349,54 @@ class ImageServiceBuildRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Provenance(_message.Message):
+        """How the image was made, as in-toto's SLSA provenance."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Version:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _VersionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ImageServiceBuildRequest.Provenance._Version.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            VERSION_UNSPECIFIED: ImageServiceBuildRequest.Provenance._Version.ValueType  # 0
+            """v0.2."""
+            VERSION_0_2: ImageServiceBuildRequest.Provenance._Version.ValueType  # 1
+            VERSION_1: ImageServiceBuildRequest.Provenance._Version.ValueType  # 2
+
+        class Version(_Version, metaclass=_VersionEnumTypeWrapper): ...
+        VERSION_UNSPECIFIED: ImageServiceBuildRequest.Provenance.Version.ValueType  # 0
+        """v0.2."""
+        VERSION_0_2: ImageServiceBuildRequest.Provenance.Version.ValueType  # 1
+        VERSION_1: ImageServiceBuildRequest.Provenance.Version.ValueType  # 2
+
+        ALL_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        BUILDER_ID_FIELD_NUMBER: _builtins.int
+        REPRODUCIBLE_FIELD_NUMBER: _builtins.int
+        all: _builtins.bool
+        """Build arguments, labels, ids of secrets, steps and the Dockerfile, too."""
+        version: Global___ImageServiceBuildRequest.Provenance.Version.ValueType
+        builder_id: _builtins.str
+        """A URI that says who built. At most 1,000 characters."""
+        reproducible: _builtins.bool
+        """What the caller claims of the result."""
+        def __init__(
+            self,
+            *,
+            all: _builtins.bool = ...,
+            version: Global___ImageServiceBuildRequest.Provenance.Version.ValueType = ...,
+            builder_id: _builtins.str = ...,
+            reproducible: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "builder_id", b"builder_id", "reproducible", b"reproducible", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -476,6 +524,8 @@ class ImageServiceBuildRequest(_message.Message):
         ALLOW_FIELD_NUMBER: _builtins.int
         CACHE_CREDENTIALS_FIELD_NUMBER: _builtins.int
         PLATFORMS_FIELD_NUMBER: _builtins.int
+        SBOM_FIELD_NUMBER: _builtins.int
+        PROVENANCE_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -491,6 +541,10 @@ class ImageServiceBuildRequest(_message.Message):
         """The image's configuration says which steps its layers are of. The build argument BUILDKIT_INLINE_CACHE=1 is the same."""
         rewrite_times: _builtins.bool
         """No file that the build adds is later than the build argument SOURCE_DATE_EPOCH, which must be given."""
+        sbom: _builtins.bool
+        """Attestations, which make the result an image index of the image and a manifest of in-toto statements about it, as BuildKit
+        stores them. An SBOM (SPDX 2.3) lists the packages of the package databases in the image: dpkg, apk, rpm, Python, Node.
+        """
         @_builtins.property
         def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names for the result. Empty: the image has only its id."""
@@ -560,6 +614,8 @@ class ImageServiceBuildRequest(_message.Message):
             platform in their stage. RUN for another architecture needs an emulator on the host (binfmt_misc).
             """
 
+        @_builtins.property
+        def provenance(self) -> Global___ImageServiceBuildRequest.Provenance: ...
         def __init__(
             self,
             *,
@@ -587,10 +643,12 @@ class ImageServiceBuildRequest(_message.Message):
             allow: _abc.Iterable[_builtins.str] | None = ...,
             cache_credentials: _abc.Iterable[_types_pb2.RegistryCredentials] | None = ...,
             platforms: _abc.Iterable[_types_pb2.Platform] | None = ...,
+            sbom: _builtins.bool = ...,
+            provenance: Global___ImageServiceBuildRequest.Provenance | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform", "provenance", b"provenance"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "platforms", b"platforms", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "platforms", b"platforms", "provenance", b"provenance", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "sbom", b"sbom", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,7 @@ from shoald.model.build import (
     BuildSummary,
     BuildWarning,
     CacheTarget,
+    Provenance,
     StepFinished,
     StepLog,
     StepStarted,
@@ -36,6 +37,7 @@ from shoald.model.build import (
 from shoald.model.image import Image, Progress, RegistryCredentials
 
 MAX_PLATFORMS = 16
+_MAX_BUILDER_ID = 1000
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
 _EPOCH = re.compile(r"[0-9]{1,10}")
@@ -141,6 +143,8 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         labels=dict(start.labels),
         platform=platforms[0] if len(platforms) == 1 else platform_of(start.platform),
         platforms=platforms if len(platforms) > 1 else (),
+        sbom=start.sbom,
+        provenance=_provenance(start.provenance) if start.HasField("provenance") else None,
         pull=start.pull,
         credentials=credentials,
         network=start.network or "bridge",
@@ -158,6 +162,13 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         inline_cache=start.inline_cache or start.build_args.get("BUILDKIT_INLINE_CACHE") == "1",
         cache_credentials=tuple(_cache_credentials(start)),
     )
+
+
+def _provenance(message: pb.ImageServiceBuildRequest.Provenance) -> Provenance:
+    if len(message.builder_id) > _MAX_BUILDER_ID:
+        raise invalid("provenance.builder_id", f"has more than {_MAX_BUILDER_ID} characters")
+    version = "v1" if message.version == message.VERSION_1 else "v0.2"
+    return Provenance(message.all, version, message.builder_id, message.reproducible)
 
 
 def _allowed(start: pb.ImageServiceBuildRequest.Start) -> frozenset[str]:

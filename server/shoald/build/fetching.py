@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace as with_fields
 
+from shoal.digest import Digest
 from shoal.errors import ShoalError, Unimplemented
+from shoald.attest.materials import git_material, http_material
 from shoald.build.git import clone, repository_of
 from shoald.build.place import BuildPlace
 from shoald.build.remote import Fetched, fetch
@@ -49,6 +51,7 @@ class Fetching:
                 return await fetch(url, path, checksum=step.checksum, local=_local(build), networks=self._networks())
 
             found = await self._once(build, f"{source.url} {step.checksum}", work)
+            build.fetched[source.url] = http_material(source.url, Digest.parse(found.digest))
             target = posixpath.join(step.dest, source.name) if into else step.dest
             item = CopyItem(f"/{found.path.name}", target, "f", 0o600, 0, 0, found.mtime_ns, found.digest, {}, 0)
             items.append(with_fields(item, named=True))
@@ -81,6 +84,7 @@ class Fetching:
             return checkout, commit
 
         checkout, commit = await self._once(build, f"{url} {step.checksum} {step.keep_git_dir}", work)
+        build.fetched[url] = git_material(url, commit)
         source = PathSource(f"/{repository_of(url).directory}")
         return replace(step, base=DirectoryBase(checkout), sources=(source,), unpack=False), commit
 

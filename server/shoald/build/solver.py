@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from shoal.errors import NotFound, ShoalError
 from shoal.platform import Platform
+from shoald.attest.materials import Material
 from shoald.build.keys import base_key, key_of
 from shoald.build.place import BuildPlace
 from shoald.build.telling import Steps, placed, warning
@@ -80,6 +81,10 @@ class Build:
     """Only with images that are here."""
     made: dict[str, StepLayer] = field(default_factory=dict)
     """The layers of all steps that were done, or found, by key."""
+    images: dict[tuple[str, str], Image] = field(default_factory=dict)
+    """What stages start and copy from, by reference and platform."""
+    fetched: dict[str, Material] = field(default_factory=dict)
+    """What ADD got from elsewhere, by URL."""
 
     def files_of(self, base: ContextBase) -> Path:
         """The directory of a context."""
@@ -228,7 +233,8 @@ class _Run:
         if key not in self._images:
             build = self._build
             self._images[key] = self.group.create_task(self._solver.find_image(reference, platform, build))
-        return await self._images[key]
+        self._build.images[key] = found = await self._images[key]
+        return found
 
     def _top(self, image: Image) -> str | None:
         snapshot = self._solver.md.snapshots.by_chain(image.chain_id) if image.chain_id else None

@@ -16,6 +16,7 @@ import msgspec
 from shoal.errors import InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.build.attesting import Attesting
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.finishing import Finishing, epoch
@@ -51,6 +52,7 @@ class BuildCases:
         solver: Solver,
         executor: StepExecutor,
         finishing: Finishing,
+        attesting: Attesting,
         indexer: Indexer,
         layers: Layers,
         contexts: Contexts,
@@ -65,6 +67,7 @@ class BuildCases:
         self._solver = solver
         self._executor = executor
         self._finishing = finishing
+        self._attesting = attesting
         self._indexer = indexer
         self._layers = layers
         self._contexts = contexts
@@ -96,7 +99,7 @@ class BuildCases:
 
             async def work(emit: Emit) -> Built:
                 try:
-                    return await self._measured(request, place, emit)
+                    return await self._measured(request_id, request, place, emit)
                 finally:
                     self._executor.forget(place)
                     await asyncio.shield(place.remove())
@@ -145,22 +148,24 @@ class BuildCases:
         """See engine.ports.Engine.list_builds."""
         return [_summary(cast("Operation[Built]", operation)) for operation in self._operations.all("build")]
 
-    async def _measured(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Built:
+    async def _measured(self, request_id: str, request: BuildRequest, place: BuildPlace, emit: Emit) -> Built:
         begun = time.monotonic()
         failed = True
         try:
-            built = await self._build(request, place, _Stamped(emit, self._metrics))
+            built = await self._build(request_id, request, place, _Stamped(emit, self._metrics))
             failed = False
             return built
         finally:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
-    async def _build(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Built:
+    async def _build(self, request_id: str, request: BuildRequest, place: BuildPlace, emit: Emit) -> Built:
+        started = datetime.now(UTC)
         with self._md.leases.lease("build") as lease:
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
             several = len(request.targets) > 1
+            indexed = several or request.sbom or request.provenance is not None
 
             async def one(number: int, platform: Platform) -> tuple[Build, StageResult]:
                 tell = of_platform(emit, platform, first=number == 0) if several else emit
@@ -171,11 +176,15 @@ class BuildCases:
                 return build, await self._solver.solve(build)
 
             solved = await all_of(one(number, platform) for number, platform in enumerate(request.targets))
-            tags = () if several else request.tags
+            tags = () if indexed else request.tags
             images = [await self._finishing.image(build, result, tags) for build, result in solved]
             built = Built(images[0])
-            if several:
-                record = await self._indexer.create([Part(image) for image in images], request.tags)
+            if indexed:
+                parts = [
+                    Part(image, await self._attesting.entries(build, request_id, image, started))
+                    for image, (build, _) in zip(images, solved, strict=True)
+                ]
+                record = await self._indexer.create(parts, request.tags)
                 built = Built(next(image for image in images if image.id == record.image_id), record)
             await self._caches.write([build for build, _ in solved], [result.layers for _, result in solved])
             # Its tags were given a moment ago.

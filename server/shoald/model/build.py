@@ -95,6 +95,17 @@ class CacheTarget(Struct, frozen=True):
     ignore_errors: bool = False
 
 
+class Provenance(Struct, frozen=True):
+    """What is told of a build: `all` of it (mode=max), in a version of SLSA's predicate."""
+
+    all: bool = False
+    version: str = "v0.2"
+    builder_id: str = ""
+    """A URI that says who built."""
+    reproducible: bool = False
+    """What the caller claims."""
+
+
 NETWORK_HOST, SECURITY_INSECURE, DEVICE = "network.host", "security.insecure", "device"
 """What a caller can allow the steps of a build; each needs the role admin."""
 
@@ -131,6 +142,10 @@ class BuildRequest(Struct, frozen=True):
     cache_credentials: tuple[RegistryCredentials, ...] = ()
     manifests: Mapping[str, str] = field(default_factory=dict)
     """Contexts by manifest: its digest by the name of the context ("" for the main one)."""
+    sbom: bool = False
+    """The result has a list of its packages beside it."""
+    provenance: Provenance | None = None
+    """The result has beside it how it was made."""
     platforms: tuple[Platform, ...] = ()
     """Several: the result is an index of an image for each. Then `platform` is that of the image at hand."""
 
