@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,6 @@ MAX_METADATA = 1 << 20
 MAX_COPYRIGHT = 4 << 20
 MAX_OS_RELEASE = 64 << 10
 
-_EGG = re.compile(r".+\.egg-info")
 _PYTHON = frozenset({"site-packages", "dist-packages"})
 
 
@@ -140,7 +138,7 @@ class _Search:
         """Packages of Python and Node, wherever they lie."""
         for here in self._files.walk():
             if here.path.count("/") >= MAX_DEPTH - 2 and here.directories:
-                self._warn(f"/{here.path}: what is deeper is not looked at")
+                self._warn(f"what is below {MAX_DEPTH} directories is not looked at: /{here.path}")
             name = here.path.rpartition("/")[2]
             if name.endswith(".dist-info"):
                 self._described(here, "METADATA", pydist.parse_metadata)
@@ -148,7 +146,7 @@ class _Search:
                 self._described(here, "PKG-INFO", pydist.parse_metadata)
             elif name in _PYTHON:
                 for each in here.others:
-                    if _EGG.fullmatch(each):
+                    if each.endswith(".egg-info"):
                         self._described(here, each, pydist.parse_metadata)
             elif _is_node_package(here.path):
                 self._described(here, "package.json", node.parse_package_json)

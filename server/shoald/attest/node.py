@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any
 
@@ -16,7 +17,7 @@ _NAME = re.compile(r"(?:@([^/@\s]+)/)?([^/@\s]+)")
 def parse_package_json(body: bytes, location: str) -> Package:
     """The package that a file describes. Raises Damaged when it has no name or version, or is no JSON object."""
     try:
-        document = msgspec.json.decode(body)
+        document = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Damaged("it is not JSON") from error
     if not isinstance(document, dict):

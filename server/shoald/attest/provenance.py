@@ -80,7 +80,8 @@ class BuildFacts(Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     """Other parameters by BuildKit's names, told in both modes: "no-cache" (""), "force-network-mode" ("none"),
-    "add-hosts" ("a=1.2.3.4"), "context:NAME" ("docker-image://..."). Logins in URLs are hidden."""
+    "add-hosts" ("a=1.2.3.4"), "context:NAME" ("docker-image://..."). Logins in URLs are hidden. The platform and the
+    places of caches do not belong here: they are a host's."""
     locals: tuple[str, ...] = ()
     """Names of the contexts that are files of the client: "context" is the main one."""
     secrets: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ _NOT_IN_ID = re.compile(r"[^A-Za-z0-9.-]+")
 _BY_AUTHORS = frozenset({PackageType.PYPI, PackageType.NPM})
 """Whose databases name the authors, not who packaged it."""
 _URL = re.compile(r"https?://[\w.-]+(?::\d+)?(?:[/?#](?:[\w.~:/?#@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)?", re.ASCII)
-_ADDRESS = re.compile(r"(.*?)\s*<([^<>()\s]+@[^<>()\s]+)>")
+_ADDRESS = re.compile(r"(.*?)\s*<([^<>()@\s]+@[^<>()@\s]+)>")
 _GROUP = re.compile(
     r"\b(team|group|maintainers|developers|project|foundation|inc|ltd|gmbh|llc|corporation|authors|contributors|packagers)\b"
     r"|@lists\.|@packages\.|@tracker\.",

@@ -22,6 +22,7 @@ def stanzas(body: bytes, wanted: Collection[str]) -> Iterator[Stanza]:
     Of a value with continuation lines only the first line counts (deb822(5)); a line without a colon is left out.
     """
     found: Stanza = {}
+    names = {name.encode(): name for name in wanted}
     # A line at a time: a file of nothing but newlines must not become a list of them.
     for raw in io.BytesIO(body):
         line = raw[:MAX_LINE]
@@ -31,8 +32,8 @@ def stanzas(body: bytes, wanted: Collection[str]) -> Iterator[Stanza]:
             found = {}
         elif line[:1] not in b" \t":
             name, colon, value = line.partition(b":")
-            key = decoded(name.strip()).lower()
-            if colon and key in wanted:
+            key = names.get(name.strip().lower())
+            if colon and key is not None:
                 values = found.setdefault(key, [])
                 if len(values) < MAX_VALUES:
                     values.append(plain(decoded(value)))

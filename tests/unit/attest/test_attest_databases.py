@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shoald.attest.apk import parse_apk
 from shoald.attest.distribution import Distribution
 from shoald.attest.dpkg import parse_dpkg
+from shoald.attest.licences import expression
 from shoald.attest.node import parse_package_json
 from shoald.attest.package import Damaged, Package, PackageType
 from shoald.attest.pydist import parse_metadata
@@ -248,6 +249,17 @@ def test_node(document: object, wanted: tuple[str, str, str]) -> None:
 def test_no_package_of_node(body: bytes) -> None:
     with pytest.raises(Damaged):
         parse_package_json(body, "/x")
+
+
+def test_a_mark_of_byte_order_is_no_damage() -> None:
+    assert parse_package_json(b'\xef\xbb\xbf{"name":"x","version":"1"}', "/x").purl == "pkg:npm/x@1"
+
+
+def test_a_licence_that_is_cut_is_none() -> None:
+    long = " OR ".join(["GPL-2.0-or-later"] * 40)
+    for at in range(470, 510):
+        assert expression(metadata(f"License-Expression: {long[at:]} OR {long}").licence) == ""
+    assert expression(metadata(f"License-Expression: {long[:320].rpartition(' OR ')[0]}").licence)
 
 
 def test_paragraphs_are_bounded() -> None:
