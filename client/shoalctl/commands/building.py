@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalError
 from shoalctl import exits
+from shoalctl.commands.build_caches import LocalCaches
 from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.build_outputs import check_outputs, deliver
 from shoalctl.commands.debugging import HINT, failed_line, open_shell
@@ -45,6 +46,7 @@ class Building:
         self._options = options
         self._view = build_view(options.progress, fleet.names)
         self._builds: dict[str, Build] = {}
+        self._caches = LocalCaches(options, self._view)
         self._iidfile = IdFile("--iidfile", options.iidfile, new=False)
 
     async def run(self) -> int:
@@ -58,7 +60,9 @@ class Building:
             raise UsageFault("--detach leaves nobody here to --debug")
         if options.detach and options.distribute:
             raise UsageFault("--detach leaves nobody here to --distribute the result")
-        check_outputs(options, self._fleet.names[:1] if options.once else self._fleet.names)
+        hosts = self._fleet.names[:1] if options.once else self._fleet.names
+        check_outputs(options, hosts)
+        LocalCaches.check(options, hosts)
         with self._iidfile, ExitStack() as stack:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
@@ -72,6 +76,8 @@ class Building:
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source), await self._cache_credentials())
+        await asyncio.to_thread(self._caches.prepare)
+        self._caches.tell(start)
         results: list[HostResult[image_pb2.Image | None]] = []
         chosen: list[Builder] | None = None
         if options.once and len(self._fleet.names) > 1:
@@ -80,7 +86,8 @@ class Building:
             chosen, silent = await builders(self._fleet, start, {"": context, **named})
             results += [HostResult(each.host, None, each.error) for each in silent]
         names = self._fleet.names if chosen is None else [each.host for each in chosen]
-        if chosen is not None and len(names) > 1 and (options.iidfile or any(each.local for each in options.outputs)):
+        single = options.iidfile or options.local_targets or any(each.local for each in options.outputs)
+        if chosen is not None and len(names) > 1 and single:
             raise UsageFault("the hosts are of several platforms: the result is no single file", hint="choose with -H")
         for name in names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
@@ -131,7 +138,7 @@ class Building:
             for agent in self._options.ssh.values()
         ]
         try:
-            async with aclosing(build.events()) as events:
+            async with self._caches.lending(host), aclosing(build.events()) as events:
                 async for event in events:
                     if self._options.detach:
                         return None  # the host has all that it needs
@@ -144,6 +151,7 @@ class Building:
         for output in self._options.outputs:
             await deliver(host, image, output, self._options)
         await asyncio.to_thread(self._iidfile.write, image.id)
+        await self._caches.write(host, build)
         return image
 
     def _sending(self, host: str, done: int, total: int) -> None:

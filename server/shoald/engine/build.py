@@ -17,6 +17,7 @@ import msgspec
 from shoal.errors import DataLoss, InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.build.cacheexports import CacheExports
 from shoald.build.cacheformat import INLINE
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
@@ -59,6 +60,7 @@ class BuildCases:
         layers: Layers,
         contexts: Contexts,
         caches: RemoteCaches,
+        exports: CacheExports,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -73,6 +75,7 @@ class BuildCases:
         self._layers = layers
         self._contexts = contexts
         self._caches = caches
+        self._exports = exports
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -100,7 +103,7 @@ class BuildCases:
 
             async def work(emit: Emit) -> Image:
                 try:
-                    return await self._measured(request, place, emit)
+                    return await self._measured(request_id, request, place, emit)
                 finally:
                     self._executor.forget(place)
                     await asyncio.shield(place.remove())
@@ -143,21 +146,25 @@ class BuildCases:
         if wait or operation.done:
             yield await operation.result()
 
+    def read_cache_blob(self, request_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """See engine.ports.Engine.read_cache_blob."""
+        return self._exports.read(request_id, digest, offset)
+
     def list_builds(self) -> Sequence[BuildSummary]:
         """See engine.ports.Engine.list_builds."""
         return [_summary(cast("Operation[Image]", operation)) for operation in self._operations.all("build")]
 
-    async def _measured(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
+    async def _measured(self, request_id: str, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
         begun = time.monotonic()
         failed = True
         try:
-            image = await self._build(request, place, _Stamped(emit, self._metrics))
+            image = await self._build(request_id, request, place, _Stamped(emit, self._metrics))
             failed = False
             return image
         finally:
             self._metrics.operation("build", time.monotonic() - begun, failed=failed)
 
-    async def _build(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
+    async def _build(self, request_id: str, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
         planned = await self._planned(request)
         with self._md.leases.lease("build") as lease:
             base = self._md.containers.allocate_userns(
@@ -168,6 +175,7 @@ class BuildCases:
             result = await self._solver.solve(build)
             image = await self._finish(build, result)
             await self._caches.write(build, result.layers)
+            await self._exports.make(request_id, build, result.layers)
         self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
         return image
 
