@@ -70,7 +70,7 @@ def compose_builds(
     )
     packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)
-    remote = RemoteCaches(md, content, registry, store.restorer, store.lent_restorer, lenders, packing)
+    remote = RemoteCaches(md, content, registry, store.restorer, lenders, packing)
     exports = CacheExports(md, content, packing)
     stack.callback(exports.close)
     solver = Solver(

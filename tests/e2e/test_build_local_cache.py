@@ -214,6 +214,7 @@ def test_a_broken_layer_is_a_warning(fleet: Fleet, context: Path, cache: Path, h
     assert said.count("but it can't be fetched") == 3, said
     assert made(fleet, "h2", "/made").endswith("data\n")
     assert made(fleet, "h1", "/d/e/own") != made(fleet, "h2", "/d/e/own")
+    assert list((fleet.daemons[1].root / "content" / "ingest").iterdir()) == [], "nobody goes on with what was sent"
     build(fleet, "h1", context, "--cache-to", target)
     check_layout(cache)
 

@@ -31,6 +31,8 @@ from shoald.registry.ports import Registry, Source
 from shoald.registry.verify import read_blob
 
 _PUSHED_AT_ONCE = 3
+_LENT_AT_ONCE = 2
+"""One comes while another is unpacked; pulls, and builds of other clients, do not wait for a slow one."""
 _LENT = Reference.parse("localhost/client")
 """Stands for a client where registries have a reference."""
 
@@ -44,16 +46,13 @@ class RemoteCaches:
         content: ContentStore,
         registry: Registry,
         restorer: LayerRestorer,
-        lent_restorer: LayerRestorer,
         lenders: CacheLenders,
         packing: Packing,
     ) -> None:
-        """`lent_restorer` is for what clients lend, which must not keep others waiting."""
         self._md = md
         self._content = content
         self._registry = registry
         self._restorer = restorer
-        self._lent_restorer = lent_restorer
         self._lenders = lenders
         self._packing = packing
 
@@ -75,10 +74,10 @@ class RemoteCaches:
             except ShoalError as error:
                 emit(BuildWarning("", f"the cache {name} can't be used: {error}"))
         for lent in request.lent_caches:
-            source = ClientCache(self._lenders, lent)
+            source, gate = ClientCache(self._lenders, lent), asyncio.Semaphore(_LENT_AT_ONCE)
             try:
                 for record in await self._records(source, _LENT, platform, None):
-                    found.setdefault(record.key, Origin(_LENT, record.layer, record.diff_id, source=source))
+                    found.setdefault(record.key, Origin(_LENT, record.layer, record.diff_id, source=source, gate=gate))
             except ShoalError as error:
                 emit(BuildWarning("", f"the cache {lent.name} can't be used: {error}"))
         return found
@@ -103,8 +102,7 @@ class RemoteCaches:
     async def restored(self, build: Build, key: str, origin: Origin, parent_id: str | None, text: str) -> str | None:
         """The snapshot of a step, fetched, and in the local cache from now on. None, with a warning, if it failed."""
         try:
-            restorer = self._restorer if origin.source is None else self._lent_restorer
-            snapshot = await restorer.restore(origin, parent_id, build.lease, build.emit)
+            snapshot = await self._restorer.restore(origin, parent_id, build.lease, build.emit)
         except ShoalError as error:
             build.emit(BuildWarning("", f"the cache has {text[:80]!r}, but it can't be fetched: {error}"))
             return None

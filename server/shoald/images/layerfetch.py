@@ -44,6 +44,8 @@ class Origin(Struct, frozen=True):
     credentials: Credentials | None = None
     source: Source | None = None
     """Where it is read from; None: the registry of `ref`."""
+    gate: asyncio.Semaphore | None = None
+    """What bounds how many are fetched at once; None: that of all layers."""
 
     @property
     def digest(self) -> Digest:
@@ -79,7 +81,7 @@ class LayerFetcher:
         ResourceExhausted (DISK_FULL, ARCHIVE_TOO_LARGE), and what the registry raises.
         """
         meter.phase(ProgressPhase.WAITING)
-        async with self._gate:
+        async with origin.gate or self._gate:
             lease = self._md.leases.create("layer")
             try:
                 self._md.leases.hold(lease, HoldKind.BLOB, str(origin.digest))

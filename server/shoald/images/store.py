@@ -55,9 +55,6 @@ class ImageStore:
         self._limits = limits or UnpackLimits()
         fetcher = LayerFetcher(md, content, snapshots, registry, self._gate, self._limits)
         self.restorer = LayerRestorer(md, snapshots, fetcher)
-        beside = LayerFetcher(md, content, snapshots, registry, asyncio.Semaphore(parallel), self._limits)
-        self.lent_restorer = LayerRestorer(md, snapshots, beside)
-        """For what comes from clients: pulls do not wait for a slow one."""
         self._puller = Puller(md, content, snapshots, registry, fetcher)
         self._pusher = Pusher(md, content, registry, parallel)
 
