@@ -1,4 +1,4 @@
-"""A cache of builds in a directory of this machine, as it is written: whoever reads it, at any moment, finds it whole.
+"""A cache of builds in a directory of this machine, as it is written: whoever begins to read it finds it whole.
 
 What comes in lies in `.shoal-ingest` until all is there; then blobs get their names, and index.json the new tag. A
 client that is killed leaves the earlier cache, and the next one takes up what had come. Blobs that only the cache
