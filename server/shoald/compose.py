@@ -18,6 +18,7 @@ from shoal.errors import FailedPrecondition, ShoalError
 from shoald.build.agents import Agents
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
+from shoald.build.lending import CacheLenders
 from shoald.compose_builds import compose_builds
 from shoald.config import Config
 from shoald.configure import INIT_PROGRAMS, SpecMaker, seccomp_of
@@ -216,7 +217,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             config.userns.size,
         )
         copying = CopyCases(containers.find, in_containers, md.images.find, ImageFiles(md, snapshots), events.publish)
-        caches, agents = CacheMounts(root / "buildcache"), Agents()
+        caches, agents, lenders = CacheMounts(root / "buildcache"), Agents(), CacheLenders()
         await asyncio.to_thread(caches.sweep)
         contexts = Contexts(root / "contexts", files)
         await asyncio.to_thread(contexts.sweep)
@@ -230,6 +231,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             caches,
             contexts,
             agents,
+            lenders,
             images,
             store,
             registry,
@@ -267,6 +269,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             images=images,
             builds=builds,
             agents=agents,
+            lenders=lenders,
             build_cache=build_cache,
             containers=containers,
             control=ControlCases(md, supervisor, snapshots, events.publish, specs.admission.warnings),

@@ -6,11 +6,13 @@ from contextlib import AsyncExitStack
 
 from shoald.build.agents import Agents
 from shoald.build.attesting import Attesting
+from shoald.build.cacheexports import CacheExports
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.fetching import Fetching
 from shoald.build.finishing import Finishing
+from shoald.build.lending import CacheLenders
 from shoald.build.mounts import StepMounts
 from shoald.build.packing import Packing
 from shoald.build.remotecache import RemoteCaches
@@ -42,6 +44,7 @@ def compose_builds(
     caches: CacheMounts,
     contexts: Contexts,
     agents: Agents,
+    lenders: CacheLenders,
     images: ImageCases,
     store: ImageStore,
     registry: RegistryClient,
@@ -69,7 +72,9 @@ def compose_builds(
     )
     packing = Packing(md, content, layers)
     stack.push_async_callback(packing.close)
-    remote = RemoteCaches(md, content, registry, store.restorer, packing)
+    remote = RemoteCaches(md, content, registry, store.restorer, lenders, packing)
+    exports = CacheExports(md, content, packing)
+    stack.callback(exports.close)
     solver = Solver(
         md,
         executor,
@@ -97,6 +102,7 @@ def compose_builds(
         layers,
         contexts,
         remote,
+        exports,
         tmp,
         config.userns,
         events.publish,

@@ -107,14 +107,14 @@ def test_min_tells_less_and_v1_in_other_words(fleet: Fleet, registry: DockerRegi
 
 def test_an_sbom_changes_nothing_and_goes_with_the_image(fleet: Fleet, context: Path) -> None:
     fleet.shoal("build", "-H", "h1", "-q", "-t", "plain", context)
-    fleet.shoal("builder", "prune", "-af", "-H", "h1")
     before = blobs(fleet.first)
     first = fleet.shoal("build", "-H", "h1", "-q", "--sbom=true", "-t", "listed", context).stdout
     again = fleet.shoal("build", "-H", "h1", "-q", "--sbom", "-t", "listed", context).stdout
     [plain], [listed] = fleet.json("inspect", "-H", "h1", "plain"), fleet.json("inspect", "-H", "h1", "listed")
     assert (first, plain["Id"]) == (again, listed["Id"])
-    fleet.shoal("rmi", "-H", "h1", "listed")
-    fleet.shoal("builder", "prune", "-af", "-H", "h1")
+    fleet.shoal("rmi", "-H", "h1", "listed", "plain")
+    fleet.shoal("tag", "-H", "h1", plain["Id"], "plain", code=1)
+    fleet.shoal("build", "-H", "h1", "-q", "-t", "plain", context)
     assert blobs(fleet.first) == before
     fleet.shoal("rmi", "-H", "h1", "plain")
 

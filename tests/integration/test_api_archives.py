@@ -12,11 +12,12 @@ import pytest
 from shoal.v1 import image_pb2 as pb
 from shoal.v1 import types_pb2
 from shoal.v1.image_pb2_grpc import ImageServiceStub
-from shoald.model.build import CacheTarget
+from shoald.model.build import CacheExport, CacheTarget, LentCache
 from tests.support.api_server import serving
 from tests.support.fake_engine import IMAGE, FakeEngine
 
 DIGEST = "sha256:" + "a" * 64
+LENT = {"handle": "h" * 16, "name": "./cache", "media_type": "x/y", "digest": DIGEST, "size_bytes": 5}
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ async def test_load(images: ImageServiceStub, engine: FakeEngine) -> None:
     assert "chunk" in await refused(images.Load(iter([message(chunk=bytes((1 << 20) + 1))])))
 
 
+async def test_a_cache_is_read(images: ImageServiceStub, engine: FakeEngine) -> None:
+    request = pb.ImageServiceReadCacheBlobRequest
+    answers = images.ReadCacheBlob(request(request_id="b", digest=DIGEST, offset=3))
+    assert [item.chunk async for item in answers] == [b"blob"]
+    assert engine.asked("read_cache_blob") == ("b", DIGEST, 3)
+    for fields in ({"digest": DIGEST}, {"request_id": "b"}, {"request_id": "b", "digest": DIGEST, "offset": -1}):
+        await refused(images.ReadCacheBlob(request(**fields)))  # type: ignore[arg-type]
+
+
 async def test_what_a_build_is_told(images: ImageServiceStub, engine: FakeEngine) -> None:
     start = pb.ImageServiceBuildRequest.Start(
         dockerfile=b"FROM scratch",
@@ -61,6 +71,8 @@ async def test_what_a_build_is_told(images: ImageServiceStub, engine: FakeEngine
         context_manifests={"": DIGEST, "more": DIGEST},
         cache_from=["example.com/cache"],
         cache_to=[pb.ImageServiceBuildRequest.CacheTarget(reference="example.com/to", all_steps=True)],
+        lent_caches=[pb.ImageServiceBuildRequest.LentCache(**LENT)],
+        cache_exports=[pb.ImageServiceBuildRequest.CacheExport(all_steps=True)],
         build_args={"BUILDKIT_INLINE_CACHE": "1"},
         cache_credentials=[types_pb2.RegistryCredentials(username="u", password="p", registry="example.com")],
     )
@@ -70,6 +82,8 @@ async def test_what_a_build_is_told(images: ImageServiceStub, engine: FakeEngine
     assert request.manifests == {"": DIGEST, "more": DIGEST}
     assert request.cache_from == ("example.com/cache:latest",)
     assert request.cache_to == (CacheTarget("example.com/to:latest", all_steps=True),)
+    assert request.lent_caches == (LentCache("h" * 16, "./cache", "x/y", DIGEST, 5),)
+    assert request.cache_exports == (CacheExport(all_steps=True),)
     assert request.inline_cache
     assert [each.registry for each in request.cache_credentials] == ["example.com"]
 
@@ -83,6 +97,11 @@ async def test_what_a_build_is_told(images: ImageServiceStub, engine: FakeEngine
         {"cache_from": ["UPPER"]},
         {"cache_from": [""]},
         {"cache_to": [{"reference": ""}]},
+        {"lent_caches": [{**LENT, "handle": "short"}]},
+        {"lent_caches": [{**LENT, "digest": ""}]},
+        {"lent_caches": [{**LENT, "digest": "sha256:../x"}]},
+        {"lent_caches": [{**LENT, "size_bytes": -1}]},
+        {"cache_exports": [{}, {}]},
         {"cache_credentials": [{"username": "u", "password": "p"}]},
     ],
 )

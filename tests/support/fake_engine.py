@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from shoal.platform import Platform
 from shoald.build.agents import Agents
+from shoald.build.lending import CacheLenders
 from shoald.config import Config
 from shoald.engine.ports import (
     BuildEvent,
@@ -75,6 +76,7 @@ class FakeEngine:
     context: bytes = b""
     contexts: list[str] = field(default_factory=list)
     lent_agents: Agents = field(default_factory=Agents)
+    lenders: CacheLenders = field(default_factory=CacheLenders)
     context_complete: bool = False
     context_error: BaseException | None = None
     hang: bool = False
@@ -155,6 +157,10 @@ class FakeEngine:
     async def estimate_build(self, request: BuildRequest) -> BuildEstimate:
         self._called("estimate_build", request)
         return BuildEstimate(3, True, Platform("linux", "amd64"))
+
+    async def read_cache_blob(self, request_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        self._called("read_cache_blob", request_id, digest, offset)
+        yield b"blob"
 
     def list_builds(self) -> Sequence[BuildSummary]:
         self._called("list_builds")

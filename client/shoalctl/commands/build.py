@@ -13,7 +13,7 @@ from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.commands.credentials import given
 from shoalctl.flags import environment, images
 from shoalctl.flags.attestations import parse_attestations, with_switches
-from shoalctl.flags.build_cache import parse_cache_from, parse_cache_to
+from shoalctl.flags.build_cache import CacheTarget, LocalCache, LocalTarget, parse_cache_from, parse_cache_to
 from shoalctl.flags.build_contexts import build_contexts
 from shoalctl.flags.build_output import parse_output
 from shoalctl.flags.choices import check_progress
@@ -86,10 +86,11 @@ def build(
         typer.Option("--build-context", metavar="NAME=DIR", help="One more context; also docker-image://IMAGE."),
     ] = None,
     cache_from: Annotated[
-        Texts, typer.Option("--cache-from", metavar="IMAGE", help="Start with a cache of a registry.")
+        Texts, typer.Option("--cache-from", metavar="IMAGE", help="Start with a cache; also type=local,src=DIR.")
     ] = None,
     cache_to: Annotated[
-        Texts, typer.Option("--cache-to", metavar="IMAGE|type=inline", help="Write the cache; also ref=...,mode=max.")
+        Texts,
+        typer.Option("--cache-to", metavar="IMAGE|type=inline", help="Write the cache; also type=local,dest=DIR."),
     ] = None,
     output: Annotated[
         Texts,
@@ -121,6 +122,8 @@ def build(
     rewriting = rewrite_timestamp or any(each.rewrite_times for each in outputs)
     if rewriting and "SOURCE_DATE_EPOCH" not in arguments:
         raise UsageFault("--rewrite-timestamp needs SOURCE_DATE_EPOCH", hint="set it in the environment: seconds")
+    caches = [parse_cache_from(text) for text in cache_from or ()]
+    targets = [parse_cache_to(text) for text in cache_to or ()]
     options = BuildOptions(
         path=path,
         file=file,
@@ -138,8 +141,10 @@ def build(
         secrets=dict(parse_build_secret(text, os.environ) for text in secret or ()),
         contexts=build_contexts(build_context or ()),
         outputs=outputs,
-        cache_from=[parse_cache_from(text) for text in cache_from or ()],
-        cache_to=[parse_cache_to(text) for text in cache_to or ()],
+        cache_from=[each for each in caches if isinstance(each, str)],
+        cache_to=[each for each in targets if isinstance(each, CacheTarget)],
+        local_caches=[each for each in caches if isinstance(each, LocalCache)],
+        local_targets=[each for each in targets if isinstance(each, LocalTarget)],
         extra_hosts=list(add_host or ()),
         detach=detach,
         rewrite_times=rewriting,

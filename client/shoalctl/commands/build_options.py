@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoalctl.flags.attestations import Attestations
-from shoalctl.flags.build_cache import CacheTarget
+from shoalctl.flags.build_cache import CacheTarget, LocalCache, LocalTarget
 from shoalctl.flags.build_contexts import IMAGE
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.dockerfile import Source, from_directory
@@ -44,6 +44,8 @@ class BuildOptions(NamedTuple):
     outputs: Sequence[Output] = ()
     cache_from: Sequence[str] = ()
     cache_to: Sequence[CacheTarget] = ()
+    local_caches: Sequence[LocalCache] = ()
+    local_targets: Sequence[LocalTarget] = ()
     detach: bool = False
     rewrite_times: bool = False
     allow: Sequence[str] = ()

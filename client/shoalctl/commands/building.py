@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalError
 from shoalctl import exits
+from shoalctl.commands.build_caches import LocalCaches
 from shoalctl.commands.build_options import BuildOptions
 from shoalctl.commands.build_outputs import check_outputs, deliver
 from shoalctl.commands.debugging import HINT, failed_line, open_shell
@@ -48,6 +49,7 @@ class Building:
         self._builds: dict[str, Build] = {}
         self._combined = False
         """What several hosts build becomes one index."""
+        self._caches = LocalCaches(options, self._view)
         self._iidfile = IdFile("--iidfile", options.iidfile, new=False)
 
     async def run(self) -> int:
@@ -63,7 +65,9 @@ class Building:
             raise UsageFault("--detach leaves nobody here to --debug")
         if options.detach and options.distribute:
             raise UsageFault("--detach leaves nobody here to --distribute the result")
-        check_outputs(options, self._fleet.names[:1] if options.once else self._fleet.names)
+        hosts = self._fleet.names[:1] if options.once else self._fleet.names
+        check_outputs(options, hosts)
+        LocalCaches.check(options, hosts)
         with self._iidfile, ExitStack() as stack:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
@@ -77,6 +81,8 @@ class Building:
         source, context = await asyncio.to_thread(options.source)
         named = await asyncio.to_thread(options.named_contexts)
         start = options.start(source, await self._credentials(source), await self._cache_credentials())
+        await asyncio.to_thread(self._caches.prepare)
+        self._caches.tell(start)
         results: list[HostResult[Made | None]] = []
         chosen: list[Builder] = []
         if options.once and len(self._fleet.names) > 1:
@@ -86,8 +92,8 @@ class Building:
         self._combined = len(chosen) > 1 and bool(chosen[0].platforms)
         if self._combined and options.detach:
             raise UsageFault("--detach leaves nobody here to put the platforms together", hint="choose a host with -H")
-        local = options.iidfile or any(each.local for each in options.outputs)
-        if len(chosen) > 1 and local and not self._combined:
+        single = options.iidfile or any(each.local for each in options.outputs)
+        if len(chosen) > 1 and (options.local_targets or (single and not self._combined)):
             raise UsageFault("the hosts are of several platforms: the result is no single file", hint="choose with -H")
         for name in names:
             self._builds[name] = Build(self._fleet.host(name), start, context, named)
@@ -183,7 +189,7 @@ class Building:
             for agent in self._options.ssh.values()
         ]
         try:
-            async with aclosing(build.events()) as events:
+            async with self._caches.lending(host), aclosing(build.events()) as events:
                 async for event in events:
                     if self._options.detach:
                         return None  # the host has all that it needs
@@ -195,6 +201,7 @@ class Building:
         made = Made(build.result(), build.index_digest)
         if not self._combined:
             await self._deliver(host, made)
+        await self._caches.write(host, build)
         return made
 
     async def _deliver(self, host: HostClient, made: Made) -> None:

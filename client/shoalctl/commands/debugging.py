@@ -73,7 +73,16 @@ def _before(
     changed = type(start)()
     changed.CopyFrom(start)
     changed.dockerfile = b"".join(start.dockerfile.splitlines(keepends=True)[: line - 1])
-    for field in ("request_id", "target", "tags", "no_cache", "cache_to", "inline_cache"):
+    for field in (
+        "request_id",
+        "target",
+        "tags",
+        "no_cache",
+        "cache_to",
+        "inline_cache",
+        "lent_caches",
+        "cache_exports",
+    ):
         changed.ClearField(field)
     changed.tags.append(name)
     return changed

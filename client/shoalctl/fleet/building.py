@@ -46,6 +46,8 @@ class Build:
         self.request_id = start.request_id or new_request_id()
         self.image: image_pb2.Image | None = None
         self.index_digest = ""
+        self.caches: dict[bool, image_pb2.BuildEvent.CacheReady] = {}
+        """What the host made of `Start.cache_exports`, by `all_steps`."""
         self.sending: Callable[[int, int], None] = lambda done, total: None
         self._host = host
         self._start = image_pb2.ImageServiceBuildRequest.Start()
@@ -91,6 +93,8 @@ class Build:
                 async for message in source:
                     if message.HasField("event") and message.event.cursor > self._cursor:
                         self._cursor = message.event.cursor
+                        if message.event.HasField("cache_ready"):
+                            self.caches[message.event.cache_ready.all_steps] = message.event.cache_ready
                         yield message.event
                     elif message.HasField("image"):
                         self.image, self.index_digest = message.image, message.index_digest
@@ -216,7 +220,7 @@ async def estimated(
 
     request = image_pb2.ImageServiceEstimateBuildRequest(start=start)
     # Most of the hosts that are asked will not build: they need no secrets for the answer.
-    for field in ("credentials", "cache_credentials", "ssh", "secrets"):
+    for field in ("credentials", "cache_credentials", "ssh", "secrets", "lent_caches", "cache_exports"):
         request.start.ClearField(field)
     for name, manifest in manifests.items():
         request.start.context_manifests[name] = manifest.digest

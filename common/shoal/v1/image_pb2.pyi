@@ -397,6 +397,63 @@ class ImageServiceBuildRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class LentCache(_message.Message):
+        """A cache that the client lends with LendCache: a manifest (or an index) as cache_from finds it in a registry."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HANDLE_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        handle: _builtins.str
+        """Of the call; random, at least 16 characters."""
+        name: _builtins.str
+        """What warnings call it."""
+        media_type: _builtins.str
+        digest: _builtins.str
+        size_bytes: _builtins.int
+        def __init__(
+            self,
+            *,
+            handle: _builtins.str = ...,
+            name: _builtins.str = ...,
+            media_type: _builtins.str = ...,
+            digest: _builtins.str = ...,
+            size_bytes: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "handle", b"handle", "media_type", b"media_type", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CacheExport(_message.Message):
+        """A cache of this build that the client fetches with ReadCacheBlob."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ALL_STEPS_FIELD_NUMBER: _builtins.int
+        IGNORE_ERRORS_FIELD_NUMBER: _builtins.int
+        all_steps: _builtins.bool
+        """As in CacheTarget."""
+        ignore_errors: _builtins.bool
+        """A cache that can't be made is a warning, and no error."""
+        def __init__(
+            self,
+            *,
+            all_steps: _builtins.bool = ...,
+            ignore_errors: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["all_steps", b"all_steps", "ignore_errors", b"ignore_errors"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Start(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -526,6 +583,8 @@ class ImageServiceBuildRequest(_message.Message):
         PLATFORMS_FIELD_NUMBER: _builtins.int
         SBOM_FIELD_NUMBER: _builtins.int
         PROVENANCE_FIELD_NUMBER: _builtins.int
+        LENT_CACHES_FIELD_NUMBER: _builtins.int
+        CACHE_EXPORTS_FIELD_NUMBER: _builtins.int
         request_id: _builtins.str
         dockerfile: _builtins.bytes
         """The text of the Dockerfile (it need not be in the context), and the name to show in errors."""
@@ -616,6 +675,14 @@ class ImageServiceBuildRequest(_message.Message):
 
         @_builtins.property
         def provenance(self) -> Global___ImageServiceBuildRequest.Provenance: ...
+        @_builtins.property
+        def lent_caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageServiceBuildRequest.LentCache]:
+            """Caches of the client, which come after those of cache_from. One that can't be had is a warning."""
+
+        @_builtins.property
+        def cache_exports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageServiceBuildRequest.CacheExport]:
+            """At most one of each kind. A CacheReady event says that it is there, before the image."""
+
         def __init__(
             self,
             *,
@@ -645,10 +712,12 @@ class ImageServiceBuildRequest(_message.Message):
             platforms: _abc.Iterable[_types_pb2.Platform] | None = ...,
             sbom: _builtins.bool = ...,
             provenance: Global___ImageServiceBuildRequest.Provenance | None = ...,
+            lent_caches: _abc.Iterable[Global___ImageServiceBuildRequest.LentCache] | None = ...,
+            cache_exports: _abc.Iterable[Global___ImageServiceBuildRequest.CacheExport] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "platform", b"platform", "provenance", b"provenance"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "platforms", b"platforms", "provenance", b"provenance", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "sbom", b"sbom", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "build_args", b"build_args", "cache_credentials", b"cache_credentials", "cache_exports", b"cache_exports", "cache_from", b"cache_from", "cache_to", b"cache_to", "context_manifests", b"context_manifests", "contexts", b"contexts", "credentials", b"credentials", "dockerfile", b"dockerfile", "dockerfile_name", b"dockerfile_name", "extra_hosts", b"extra_hosts", "inline_cache", b"inline_cache", "labels", b"labels", "lent_caches", b"lent_caches", "network", b"network", "no_cache", b"no_cache", "platform", b"platform", "platforms", b"platforms", "provenance", b"provenance", "pull", b"pull", "request_id", b"request_id", "rewrite_times", b"rewrite_times", "sbom", b"sbom", "secrets", b"secrets", "ssh", b"ssh", "tags", b"tags", "target", b"target"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -683,6 +752,31 @@ class BuildEvent(_message.Message):
     """One thing that happened in a build."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CacheReady(_message.Message):
+        """A cache that `Start.cache_exports` asked for: an artifact as cache_to writes it, by its manifest."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ALL_STEPS_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        SIZE_BYTES_FIELD_NUMBER: _builtins.int
+        all_steps: _builtins.bool
+        digest: _builtins.str
+        size_bytes: _builtins.int
+        def __init__(
+            self,
+            *,
+            all_steps: _builtins.bool = ...,
+            digest: _builtins.str = ...,
+            size_bytes: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["all_steps", b"all_steps", "digest", b"digest", "size_bytes", b"size_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class StepStarted(_message.Message):
@@ -821,6 +915,7 @@ class BuildEvent(_message.Message):
     STEP_FINISHED_FIELD_NUMBER: _builtins.int
     WARNING_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    CACHE_READY_FIELD_NUMBER: _builtins.int
     cursor: _builtins.int
     """Increases by one with each event of the build; FollowBuild takes it."""
     @_builtins.property
@@ -835,6 +930,8 @@ class BuildEvent(_message.Message):
     def warning(self) -> Global___BuildEvent.Warning: ...
     @_builtins.property
     def progress(self) -> _types_pb2.Progress: ...
+    @_builtins.property
+    def cache_ready(self) -> Global___BuildEvent.CacheReady: ...
     def __init__(
         self,
         *,
@@ -845,12 +942,13 @@ class BuildEvent(_message.Message):
         step_finished: Global___BuildEvent.StepFinished | None = ...,
         warning: Global___BuildEvent.Warning | None = ...,
         progress: _types_pb2.Progress | None = ...,
+        cache_ready: Global___BuildEvent.CacheReady | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "step_finished", b"step_finished", "step_log", b"step_log", "step_started", b"step_started", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache_ready", b"cache_ready", "event", b"event", "progress", b"progress", "step_finished", b"step_finished", "step_log", b"step_log", "step_started", b"step_started", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "event", b"event", "progress", b"progress", "step_finished", b"step_finished", "step_log", b"step_log", "step_started", b"step_started", "time", b"time", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_ready", b"cache_ready", "cursor", b"cursor", "event", b"event", "progress", b"progress", "step_finished", b"step_finished", "step_log", b"step_log", "step_started", b"step_started", "time", b"time", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["step_started", "step_log", "step_finished", "warning", "progress"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["step_started", "step_log", "step_finished", "warning", "progress", "cache_ready"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1074,6 +1172,194 @@ class ImageServiceForwardAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ImageServiceForwardAgentResponse: _TypeAlias = ImageServiceForwardAgentResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceLendCacheRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Start(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HANDLE_FIELD_NUMBER: _builtins.int
+        handle: _builtins.str
+        def __init__(
+            self,
+            *,
+            handle: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Chunk(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        DATA_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """Of the `want`."""
+        data: _builtins.bytes
+        """Up to 1 MiB."""
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            data: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class End(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        error: _builtins.str
+        """Why the blob can't be had; empty: all of it was sent."""
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            error: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___ImageServiceLendCacheRequest.Start: ...
+    @_builtins.property
+    def chunk(self) -> Global___ImageServiceLendCacheRequest.Chunk: ...
+    @_builtins.property
+    def end(self) -> Global___ImageServiceLendCacheRequest.End: ...
+    def __init__(
+        self,
+        *,
+        start: Global___ImageServiceLendCacheRequest.Start | None = ...,
+        chunk: Global___ImageServiceLendCacheRequest.Chunk | None = ...,
+        end: Global___ImageServiceLendCacheRequest.End | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "chunk", "end"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ImageServiceLendCacheRequest: _TypeAlias = ImageServiceLendCacheRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceLendCacheResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Want(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        DIGEST_FIELD_NUMBER: _builtins.int
+        OFFSET_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """Increases with each of the call."""
+        digest: _builtins.str
+        offset: _builtins.int
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            digest: _builtins.str = ...,
+            offset: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "number", b"number", "offset", b"offset"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WANT_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    drop: _builtins.int
+    """The number of a `want` whose bytes are of no more use. What of it is under way is ignored."""
+    @_builtins.property
+    def want(self) -> Global___ImageServiceLendCacheResponse.Want: ...
+    def __init__(
+        self,
+        *,
+        want: Global___ImageServiceLendCacheResponse.Want | None = ...,
+        drop: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "message", b"message", "want", b"want"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "message", b"message", "want", b"want"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["want", "drop"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ImageServiceLendCacheResponse: _TypeAlias = ImageServiceLendCacheResponse  # noqa: Y015
+
+@_typing.final
+class ImageServiceReadCacheBlobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Of the build."""
+    digest: _builtins.str
+    """"sha256:<hex>"."""
+    offset: _builtins.int
+    """Bytes of the blob that are not sent."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "offset", b"offset", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceReadCacheBlobRequest: _TypeAlias = ImageServiceReadCacheBlobRequest  # noqa: Y015
+
+@_typing.final
+class ImageServiceReadCacheBlobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Up to 1 MiB."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServiceReadCacheBlobResponse: _TypeAlias = ImageServiceReadCacheBlobResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceEstimateBuildRequest(_message.Message):

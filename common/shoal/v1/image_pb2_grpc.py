@@ -89,6 +89,16 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.FromString,
                 _registered_method=True)
+        self.LendCache = channel.stream_stream(
+                '/shoal.v1.ImageService/LendCache',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheResponse.FromString,
+                _registered_method=True)
+        self.ReadCacheBlob = channel.unary_stream(
+                '/shoal.v1.ImageService/ReadCacheBlob',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobResponse.FromString,
+                _registered_method=True)
         self.FollowBuild = channel.unary_stream(
                 '/shoal.v1.ImageService/FollowBuild',
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceFollowBuildRequest.SerializeToString,
@@ -230,6 +240,26 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LendCache(self, request_iterator, context):
+        """LendCache lends a cache on the client's disk to builds whose `Start.lent_caches` has its handle, for as long as the call goes
+        on. The client's stream: `start`, then for each blob that the host wants `chunk` messages with its bytes from the offset on,
+        and `end`. The host's: `want`, one after the `end` or `drop` of the other. All that comes is checked by digest and size. A
+        later call with the handle takes the place of an earlier one, and the host goes on there with what it still wants; it waits
+        half a minute for a call and a minute for a chunk, and then does the step. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadCacheBlob(self, request, context):
+        """ReadCacheBlob sends a part of a cache that a build has made for its client (BuildEvent.CacheReady): the manifest, and what it
+        names. Read-only. NOT_FOUND, reason CACHE_NOT_FOUND: the build made none, or it was not asked for in the last ten minutes, or
+        the daemon was restarted; reason BLOB_NOT_FOUND: no part of it. OUT_OF_RANGE, reason OFFSET_OUT_OF_RANGE. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FollowBuild(self, request, context):
         """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
         NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -342,6 +372,16 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.ForwardAgent,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.SerializeToString,
+            ),
+            'LendCache': grpc.stream_stream_rpc_method_handler(
+                    servicer.LendCache,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheResponse.SerializeToString,
+            ),
+            'ReadCacheBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadCacheBlob,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobResponse.SerializeToString,
             ),
             'FollowBuild': grpc.unary_stream_rpc_method_handler(
                     servicer.FollowBuild,
@@ -676,6 +716,60 @@ class ImageService(object):
             '/shoal.v1.ImageService/ForwardAgent',
             shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceForwardAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LendCache(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shoal.v1.ImageService/LendCache',
+            shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceLendCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCacheBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/shoal.v1.ImageService/ReadCacheBlob',
+            shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServiceReadCacheBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

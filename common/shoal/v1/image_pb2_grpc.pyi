@@ -87,6 +87,18 @@ class ImageServiceStub:
     as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
     connections, by number. No key ever leaves the client. Roles: admin, operator.
     """
+    LendCache: _grpc.StreamStreamMultiCallable[_image_pb2.ImageServiceLendCacheRequest, _image_pb2.ImageServiceLendCacheResponse]
+    """LendCache lends a cache on the client's disk to builds whose `Start.lent_caches` has its handle, for as long as the call goes
+    on. The client's stream: `start`, then for each blob that the host wants `chunk` messages with its bytes from the offset on,
+    and `end`. The host's: `want`, one after the `end` or `drop` of the other. All that comes is checked by digest and size. A
+    later call with the handle takes the place of an earlier one, and the host goes on there with what it still wants; it waits
+    half a minute for a call and a minute for a chunk, and then does the step. Roles: admin, operator.
+    """
+    ReadCacheBlob: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceReadCacheBlobRequest, _image_pb2.ImageServiceReadCacheBlobResponse]
+    """ReadCacheBlob sends a part of a cache that a build has made for its client (BuildEvent.CacheReady): the manifest, and what it
+    names. Read-only. NOT_FOUND, reason CACHE_NOT_FOUND: the build made none, or it was not asked for in the last ten minutes, or
+    the daemon was restarted; reason BLOB_NOT_FOUND: no part of it. OUT_OF_RANGE, reason OFFSET_OUT_OF_RANGE. Roles: admin, operator.
+    """
     FollowBuild: _grpc.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
     NOT_FOUND when the daemon no longer knows the request_id (it forgets ten minutes after the end, and at a restart).
@@ -170,6 +182,18 @@ class ImageServiceAsyncStub(ImageServiceStub):
     """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
     as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
     connections, by number. No key ever leaves the client. Roles: admin, operator.
+    """
+    LendCache: _aio.StreamStreamMultiCallable[_image_pb2.ImageServiceLendCacheRequest, _image_pb2.ImageServiceLendCacheResponse]  # type: ignore[assignment]
+    """LendCache lends a cache on the client's disk to builds whose `Start.lent_caches` has its handle, for as long as the call goes
+    on. The client's stream: `start`, then for each blob that the host wants `chunk` messages with its bytes from the offset on,
+    and `end`. The host's: `want`, one after the `end` or `drop` of the other. All that comes is checked by digest and size. A
+    later call with the handle takes the place of an earlier one, and the host goes on there with what it still wants; it waits
+    half a minute for a call and a minute for a chunk, and then does the step. Roles: admin, operator.
+    """
+    ReadCacheBlob: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceReadCacheBlobRequest, _image_pb2.ImageServiceReadCacheBlobResponse]  # type: ignore[assignment]
+    """ReadCacheBlob sends a part of a cache that a build has made for its client (BuildEvent.CacheReady): the manifest, and what it
+    names. Read-only. NOT_FOUND, reason CACHE_NOT_FOUND: the build made none, or it was not asked for in the last ten minutes, or
+    the daemon was restarted; reason BLOB_NOT_FOUND: no part of it. OUT_OF_RANGE, reason OFFSET_OUT_OF_RANGE. Roles: admin, operator.
     """
     FollowBuild: _aio.UnaryStreamMultiCallable[_image_pb2.ImageServiceFollowBuildRequest, _image_pb2.ImageServiceFollowBuildResponse]  # type: ignore[assignment]
     """FollowBuild resumes the stream of a build after `cursor`, with no gap and no duplicate. Roles: admin, operator.
@@ -317,6 +341,30 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         """ForwardAgent lends the client's ssh agent to RUN --mount=type=ssh of builds whose `Start.ssh` has its handle, for as long
         as the call goes on. The client's stream: `start`, then `data` and `close`; the host's: `open`, `data` and `close` of
         connections, by number. No key ever leaves the client. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def LendCache(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_pb2.ImageServiceLendCacheRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceLendCacheResponse], _abc.AsyncIterator[_image_pb2.ImageServiceLendCacheResponse]]:
+        """LendCache lends a cache on the client's disk to builds whose `Start.lent_caches` has its handle, for as long as the call goes
+        on. The client's stream: `start`, then for each blob that the host wants `chunk` messages with its bytes from the offset on,
+        and `end`. The host's: `want`, one after the `end` or `drop` of the other. All that comes is checked by digest and size. A
+        later call with the handle takes the place of an earlier one, and the host goes on there with what it still wants; it waits
+        half a minute for a call and a minute for a chunk, and then does the step. Roles: admin, operator.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadCacheBlob(
+        self,
+        request: _image_pb2.ImageServiceReadCacheBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_pb2.ImageServiceReadCacheBlobResponse], _abc.AsyncIterator[_image_pb2.ImageServiceReadCacheBlobResponse]]:
+        """ReadCacheBlob sends a part of a cache that a build has made for its client (BuildEvent.CacheReady): the manifest, and what it
+        names. Read-only. NOT_FOUND, reason CACHE_NOT_FOUND: the build made none, or it was not asked for in the last ten minutes, or
+        the daemon was restarted; reason BLOB_NOT_FOUND: no part of it. OUT_OF_RANGE, reason OFFSET_OUT_OF_RANGE. Roles: admin, operator.
         """
 
     @_abc_1.abstractmethod

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from shoal.digest import Digest
 from shoal.reference import Reference
 from shoal.v1 import image_pb2 as pb
+from shoald.api.cache_lending import MIN_HANDLE
 from shoald.api.checks import invalid, required
 from shoald.api.codec_common import (
     credentials_of,
@@ -28,7 +29,10 @@ from shoald.model.build import (
     BuildState,
     BuildSummary,
     BuildWarning,
+    CacheExport,
+    CacheReady,
     CacheTarget,
+    LentCache,
     Provenance,
     StepFinished,
     StepLog,
@@ -39,6 +43,7 @@ from shoald.model.image import Image, Progress, RegistryCredentials
 MAX_PLATFORMS = 16
 _MAX_BUILDER_ID = 1000
 _MAX_DOCKERFILE_BYTES = 2 << 20
+_MAX_NAME = 4096
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
 _EPOCH = re.compile(r"[0-9]{1,10}")
 _TARGET = re.compile(r"[A-Za-z0-9_.-]{1,255}")
@@ -157,6 +162,8 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         cache_to=tuple(
             CacheTarget(canonical(each.reference), each.all_steps, each.ignore_errors) for each in start.cache_to
         ),
+        lent_caches=tuple(_lent(each) for each in start.lent_caches),
+        cache_exports=_exports(start),
         latest_ns=_latest(start),
         allow=_allowed(start),
         inline_cache=start.inline_cache or start.build_args.get("BUILDKIT_INLINE_CACHE") == "1",
@@ -177,6 +184,21 @@ def _allowed(start: pb.ImageServiceBuildRequest.Start) -> frozenset[str]:
         if right not in known:
             raise invalid("allow", f"{right[:80]!r} is not one of {', '.join(known)}")
     return frozenset(start.allow)
+
+
+def _lent(message: pb.ImageServiceBuildRequest.LentCache) -> LentCache:
+    if len(message.handle) < MIN_HANDLE:
+        raise invalid("lent_caches.handle", f"has fewer than {MIN_HANDLE} characters")
+    if message.size_bytes < 0:
+        raise invalid("lent_caches.size_bytes", "must be 0 or more")
+    digest = str(Digest.parse(required("lent_caches.digest", message.digest)))
+    return LentCache(message.handle, message.name[:_MAX_NAME] or digest, message.media_type, digest, message.size_bytes)
+
+
+def _exports(start: pb.ImageServiceBuildRequest.Start) -> tuple[CacheExport, ...]:
+    if len({each.all_steps for each in start.cache_exports}) != len(start.cache_exports):
+        raise invalid("cache_exports", "a kind comes twice")
+    return tuple(CacheExport(each.all_steps, each.ignore_errors) for each in start.cache_exports)
 
 
 def _latest(start: pb.ImageServiceBuildRequest.Start) -> int | None:
@@ -264,6 +286,10 @@ def build_event(value: BuildEvent) -> pb.BuildEvent:
             pb.BuildEvent.Warning(
                 rule=body.rule, message=body.message, start_line=body.start_line, end_line=body.end_line
             )
+        )
+    elif isinstance(body, CacheReady):
+        event.cache_ready.CopyFrom(
+            pb.BuildEvent.CacheReady(all_steps=body.all_steps, digest=body.digest, size_bytes=body.size)
         )
     elif isinstance(body, Progress):
         event.progress.CopyFrom(progress(body))

@@ -10,6 +10,7 @@ from shoal.v1 import image_pb2 as pb
 from shoal.v1 import image_pb2_grpc
 from shoald.api.agent_forwarding import forward_agent
 from shoald.api.build_contexts import sent_contexts
+from shoald.api.cache_lending import lend_cache
 from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_buildcache import cache_prune, cache_record
@@ -104,6 +105,18 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         self, requests: AsyncIterator[pb.ImageServiceForwardAgentRequest], context: Context
     ) -> None:
         await forward_agent(self._engine.agents, requests, context)
+
+    async def LendCache(  # type: ignore[override]
+        self, requests: AsyncIterator[pb.ImageServiceLendCacheRequest], context: Context
+    ) -> None:
+        await lend_cache(self._engine.lenders, requests, context)
+
+    async def ReadCacheBlob(self, request: pb.ImageServiceReadCacheBlobRequest, context: Context) -> None:  # type: ignore[override]
+        request_id = operation_id(required("request_id", request.request_id))
+        if request.offset < 0:
+            raise invalid("offset", "must be 0 or more")
+        chunks = self._engine.read_cache_blob(request_id, required("digest", request.digest), request.offset)
+        await send_all(context, chunks, lambda chunk: pb.ImageServiceReadCacheBlobResponse(chunk=chunk))
 
     async def ListBuilds(self, request: pb.ImageServiceListBuildsRequest, context: Context) -> None:  # type: ignore[override]
         for each in self._engine.list_builds():

@@ -30,6 +30,8 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/Export": _FOLLOW,
     "/shoal.v1.ImageService/ListBuilds": _FOLLOW,
     "/shoal.v1.ImageService/ForwardAgent": _WRITE,
+    "/shoal.v1.ImageService/LendCache": _WRITE,
+    "/shoal.v1.ImageService/ReadCacheBlob": _FOLLOW,
     "/shoal.v1.ImageService/ListBuildCache": _FOLLOW,
     "/shoal.v1.ImageService/PruneBuildCache": _WRITE,
     "/shoal.v1.ImageService/List": _READ,

@@ -1,4 +1,5 @@
-"""Caches of builds in registries: what is known of them, steps that come from them, and writing them."""
+"""Caches of builds in registries, and those that clients lend: what is known of them, steps that come from them, and
+writing them to registries."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from shoal.errors import ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.build.cacheformat import MEDIA_TYPE, Record, read, read_inline, written
+from shoald.build.cacherecords import layers_of, packed
+from shoald.build.lending import CacheLenders, ClientCache
 from shoald.build.packing import Packing
 from shoald.build.solver import Build, StepLayer
 from shoald.content.ports import ContentStore
@@ -24,22 +27,33 @@ from shoald.oci.manifest import Descriptor, Index
 from shoald.oci.mediatypes import OCI_LAYER_GZIP, OCI_MANIFEST
 from shoald.oci.parse import parse_manifest
 from shoald.oci.select import select_platform
-from shoald.registry.ports import Registry
+from shoald.registry.ports import Registry, Source
 from shoald.registry.verify import read_blob
 
 _PUSHED_AT_ONCE = 3
+_LENT_AT_ONCE = 2
+"""One comes while another is unpacked; pulls, and builds of other clients, do not wait for a slow one."""
+_LENT = Reference.parse("localhost/client")
+"""Stands for a client where registries have a reference."""
 
 
 class RemoteCaches:
     """Safe for many builds at once."""
 
     def __init__(
-        self, md: Metadata, content: ContentStore, registry: Registry, restorer: LayerRestorer, packing: Packing
+        self,
+        md: Metadata,
+        content: ContentStore,
+        registry: Registry,
+        restorer: LayerRestorer,
+        lenders: CacheLenders,
+        packing: Packing,
     ) -> None:
         self._md = md
         self._content = content
         self._registry = registry
         self._restorer = restorer
+        self._lenders = lenders
         self._packing = packing
 
     # --- from --------------------------------------------------------------------------------------------------------
@@ -55,25 +69,32 @@ class RemoteCaches:
             try:
                 ref = Reference.parse(name).with_default_tag()
                 credentials = _credentials(request, ref)
-                for record in await self._records(ref, platform, credentials):
+                for record in await self._records(self._registry, ref, platform, credentials):
                     found.setdefault(record.key, Origin(ref, record.layer, record.diff_id, credentials))
             except ShoalError as error:
                 emit(BuildWarning("", f"the cache {name} can't be used: {error}"))
+        for lent in request.lent_caches:
+            source, gate = ClientCache(self._lenders, lent), asyncio.Semaphore(_LENT_AT_ONCE)
+            try:
+                for record in await self._records(source, _LENT, platform, None):
+                    found.setdefault(record.key, Origin(_LENT, record.layer, record.diff_id, source=source, gate=gate))
+            except ShoalError as error:
+                emit(BuildWarning("", f"the cache {lent.name} can't be used: {error}"))
         return found
 
     async def _records(
-        self, ref: Reference, platform: Platform, credentials: RegistryCredentials | None
+        self, source: Source, ref: Reference, platform: Platform, credentials: RegistryCredentials | None
     ) -> list[Record]:
-        resolved = await self._registry.resolve(ref, credentials=credentials)
+        resolved = await source.resolve(ref, credentials=credentials)
         body, descriptor = resolved.body, resolved.descriptor
         manifest = parse_manifest(body, descriptor.media_type)
         if isinstance(manifest, Index):
             descriptor = select_platform(manifest, platform)
-            body = await self._registry.manifest(ref, descriptor, credentials=credentials)
+            body = await source.manifest(ref, descriptor, credentials=credentials)
             manifest = parse_manifest(body, descriptor.media_type)
             if isinstance(manifest, Index):
                 return []
-        config = await read_blob(self._registry, ref, manifest.config, credentials=credentials)
+        config = await read_blob(source, ref, manifest.config, credentials=credentials)
         if manifest.config.media_type == MEDIA_TYPE:
             return read(config, manifest)
         return read_inline(config, manifest, parse_config(config).rootfs.diff_ids)
@@ -97,8 +118,7 @@ class RemoteCaches:
         Raises what the registry does, unless the target ignores errors."""
         build = builds[0]
         for target in build.request.cache_to:
-            found = [each.made.values() for each in builds] if target.all_steps else results
-            layers = list({layer.key: layer for each in found for layer in each}.values())
+            layers = layers_of(builds, results, all_steps=target.all_steps)
             try:
                 await self._write(build, target, layers)
             except ShoalError as error:
@@ -110,18 +130,7 @@ class RemoteCaches:
     async def _write(self, build: Build, target: CacheTarget, layers: Sequence[StepLayer]) -> None:
         ref = Reference.parse(target.reference).with_default_tag()
         credentials = _credentials(build.request, ref)
-        blobs = await asyncio.gather(*(self._packing.blob(layer, build.lease) for layer in layers))
-        records = []
-        for layer, blob in zip(layers, blobs, strict=True):
-            entry = self._md.cache.get(layer.key)
-            records.append(
-                Record(
-                    key=layer.key,
-                    layer=Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size),
-                    diff_id=blob.diff_id,
-                    description=entry.description if entry else "",
-                )
-            )
+        records = await packed(self._md, self._packing, layers, build.lease)
         config, manifest = written(records)
         slots = asyncio.Semaphore(_PUSHED_AT_ONCE)
 

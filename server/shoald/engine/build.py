@@ -17,6 +17,7 @@ from shoal.errors import InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
 from shoald.build.attesting import Attesting
+from shoald.build.cacheexports import CacheExports
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
 from shoald.build.finishing import Finishing, epoch
@@ -57,6 +58,7 @@ class BuildCases:
         layers: Layers,
         contexts: Contexts,
         caches: RemoteCaches,
+        exports: CacheExports,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -72,6 +74,7 @@ class BuildCases:
         self._layers = layers
         self._contexts = contexts
         self._caches = caches
+        self._exports = exports
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -144,6 +147,10 @@ class BuildCases:
         if wait or operation.done:
             yield await operation.result()
 
+    def read_cache_blob(self, request_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """See engine.ports.Engine.read_cache_blob."""
+        return self._exports.read(request_id, digest, offset)
+
     def list_builds(self) -> Sequence[BuildSummary]:
         """See engine.ports.Engine.list_builds."""
         return [_summary(cast("Operation[Built]", operation)) for operation in self._operations.all("build")]
@@ -187,6 +194,9 @@ class BuildCases:
                 record = await self._indexer.create(parts, request.tags)
                 built = Built(next(image for image in images if image.id == record.image_id), record)
             await self._caches.write([build for build, _ in solved], [result.layers for _, result in solved])
+            await self._exports.make(
+                request_id, [build for build, _ in solved], [result.layers for _, result in solved]
+            )
             # Its tags were given a moment ago.
             built = Built(self._md.images.get(built.image.id) or built.image, built.index)
         self._publish("image", "build", built.image.id, {"name": request.tags[0] if request.tags else ""})

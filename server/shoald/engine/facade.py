@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from shoal.platform import Platform
 from shoald.build.agents import Agents
+from shoald.build.lending import CacheLenders
 from shoald.engine.build import BuildCases
 from shoald.engine.containers import ContainerCases
 from shoald.engine.control_ports import ControlUses, InsightUses
@@ -49,6 +50,7 @@ class LocalEngine:
         images: ImageCases,
         builds: BuildCases,
         agents: Agents,
+        lenders: CacheLenders,
         build_cache: BuildCacheUses,
         containers: ContainerCases,
         control: ControlUses,
@@ -66,6 +68,7 @@ class LocalEngine:
         self._images = images
         self._builds = builds
         self._agents = agents
+        self._lenders = lenders
         self._build_cache = build_cache
         self._containers = containers
         self._control = control
@@ -118,6 +121,10 @@ class LocalEngine:
     def save_images(self, names: Sequence[str], docker: bool, expected_id: str = "") -> AsyncIterator[bytes]:
         """See Engine.save_images."""
         return self._images.save(names, docker, expected_id)
+
+    def read_cache_blob(self, request_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """See Engine.read_cache_blob."""
+        return self._builds.read_cache_blob(request_id, digest, offset)
 
     def list_builds(self) -> Sequence[BuildSummary]:
         """See Engine.list_builds."""
@@ -267,6 +274,11 @@ class LocalEngine:
     def agents(self) -> Agents:
         """See Engine.agents."""
         return self._agents
+
+    @property
+    def lenders(self) -> CacheLenders:
+        """See Engine.lenders."""
+        return self._lenders
 
     @property
     def build_cache(self) -> BuildCacheUses:

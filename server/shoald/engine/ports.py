@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from shoal.platform import Platform
 from shoald.build.agents import Agents
+from shoald.build.lending import CacheLenders
 from shoald.engine.control_ports import ControlUses, InsightUses
 from shoald.engine.network_ports import NetworkUses
 from shoald.engine.volume_ports import BuildCacheUses, FileUses, VolumeUses
@@ -23,6 +24,7 @@ from shoald.model.build import (
     BuildSummary,
     BuildWarning,
     Built,
+    CacheReady,
     StepFinished,
     StepLog,
     StepStarted,
@@ -38,7 +40,7 @@ from shoald.model.path import PathStat as PathStat
 from shoald.runtime.execbuffer import ExecOutput as ExecOutput
 from shoald.runtime.execspec import ExecRequest as ExecRequest
 
-BuildEventBody = StepStarted | StepLog | StepFinished | BuildWarning | Progress
+BuildEventBody = StepStarted | StepLog | StepFinished | BuildWarning | Progress | CacheReady
 
 
 class BuildEvent(Struct, frozen=True):
@@ -240,6 +242,9 @@ class Engine(Protocol):
         """Images as one archive in chunks, an OCI image layout; `docker`: with docker's manifest.json. `expected_id`:
         what all names must mean."""
 
+    def read_cache_blob(self, request_id: str, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """A part of a cache that a build made for its client, from byte `offset` on, in chunks of at most 1 MiB."""
+
     def list_builds(self) -> Sequence[BuildSummary]:
         """Builds that go on or ended a moment ago, the oldest first."""
 
@@ -357,6 +362,10 @@ class Engine(Protocol):
     @property
     def agents(self) -> Agents:
         """Where clients lend their ssh agents."""
+
+    @property
+    def lenders(self) -> CacheLenders:
+        """Where clients lend caches of builds."""
 
     @property
     def build_cache(self) -> BuildCacheUses:

@@ -42,6 +42,10 @@ class Origin(Struct, frozen=True):
     descriptor: Descriptor
     diff_id: str
     credentials: Credentials | None = None
+    source: Source | None = None
+    """Where it is read from; None: the registry of `ref`."""
+    gate: asyncio.Semaphore | None = None
+    """What bounds how many are fetched at once; None: that of all layers."""
 
     @property
     def digest(self) -> Digest:
@@ -77,7 +81,7 @@ class LayerFetcher:
         ResourceExhausted (DISK_FULL, ARCHIVE_TOO_LARGE), and what the registry raises.
         """
         meter.phase(ProgressPhase.WAITING)
-        async with self._gate:
+        async with origin.gate or self._gate:
             lease = self._md.leases.create("layer")
             try:
                 self._md.leases.hold(lease, HoldKind.BLOB, str(origin.digest))
@@ -127,8 +131,10 @@ class LayerFetcher:
                 # Resumed or complete: what is there already must be unpacked too.
                 await self._download(origin, meter, ingest)
                 path = await ingest.commit()
-            except ResourceExhausted:
-                await to_end(ingest.discard())
+            except BaseException as error:
+                # What a client sent may not be what it says: nobody else's fetch is to go on with it.
+                if origin.source is not None or isinstance(error, ResourceExhausted):
+                    await to_end(ingest.discard())
                 raise
         meter.phase(ProgressPhase.UNPACKING, size)
         async with unpacking(directory, "layer", source=path, limits=self._limits) as unpacker:
@@ -143,7 +149,8 @@ class LayerFetcher:
         if received >= origin.descriptor.size:
             return
         meter.phase(ProgressPhase.DOWNLOADING, received)
-        blob = self._registry.blob(origin.ref, origin.descriptor, received, credentials=origin.credentials)
+        source = origin.source or self._registry
+        blob = source.blob(origin.ref, origin.descriptor, received, credentials=origin.credentials)
         async with blob as chunks, _Writer(ingest) as writer:
             async for chunk in chunks:
                 await writer.write(chunk)

@@ -49,6 +49,14 @@ class BuildWarning(Struct, frozen=True):
     end_line: int = 0
 
 
+class CacheReady(Struct, frozen=True):
+    """A cache that the request wants for its client is there, under the digest of its manifest."""
+
+    all_steps: bool
+    digest: str
+    size: int
+
+
 class BuildState(StrEnum):
     """How a build is doing."""
 
@@ -106,6 +114,24 @@ class Provenance(Struct, frozen=True):
     """What the caller claims."""
 
 
+class LentCache(Struct, frozen=True):
+    """A cache on the client's disk: the handle of the call that lends it, its name for people, and its manifest or
+    index."""
+
+    handle: str
+    name: str
+    media_type: str
+    digest: str
+    size: int
+
+
+class CacheExport(Struct, frozen=True):
+    """A cache of the build that the client fetches, of steps as in CacheTarget."""
+
+    all_steps: bool = False
+    ignore_errors: bool = False
+
+
 NETWORK_HOST, SECURITY_INSECURE, DEVICE = "network.host", "security.insecure", "device"
 """What a caller can allow the steps of a build; each needs the role admin."""
 
@@ -134,6 +160,8 @@ class BuildRequest(Struct, frozen=True):
     cache_from: tuple[str, ...] = ()
     """References of caches in registries."""
     cache_to: tuple[CacheTarget, ...] = ()
+    lent_caches: tuple[LentCache, ...] = ()
+    cache_exports: tuple[CacheExport, ...] = ()
     latest_ns: int | None = None
     """No file that the build adds is later (rewrite_times): SOURCE_DATE_EPOCH, in ns."""
     allow: frozenset[str] = frozenset()
