@@ -87,15 +87,14 @@ class Indexer:
         return image if best is None else found[best]
 
     async def create(self, parts: Sequence[Part], names: Iterable[str] = ()) -> IndexRecord:
-        """Make an index of images of this host, in their order, each followed by its attestations; `names` (canonical
-        tags) mean it from now on.
+        """Make an index of images of this host, in their order, then their attestations; `names` (canonical tags) mean
+        it from now on.
 
         Raises InvalidArgument (DUPLICATE_PLATFORM, EMPTY_INDEX), NotFound (IMAGE_NOT_FOUND) for an image that is gone.
         """
         if not parts:
             raise InvalidArgument("an index needs an image", reason="EMPTY_INDEX")
         known: dict[str, str] = {}
-        entries: list[Descriptor] = []
         for part in parts:
             platform = str(platform_spec(part.image.config).platform)
             if known.setdefault(platform, part.image.id) != part.image.id:
@@ -103,8 +102,8 @@ class Indexer:
                     f"two of the images are for {platform}: {known[platform]} and {part.image.id}",
                     reason="DUPLICATE_PLATFORM",
                 )
-            entries += [e for e in (self._entry(part.image), *part.attestations) if e not in entries]
-        body = encode(Index.of(entries))
+        entries = [self._entry(part.image) for part in parts] + [each for part in parts for each in part.attestations]
+        body = encode(Index.of([entry for at, entry in enumerate(entries) if entry not in entries[:at]]))
         return await self.keep(body, OCI_INDEX, [part.image for part in parts], names)
 
     async def keep(self, body: bytes, media_type: str, images: Sequence[Image], names: Iterable[str]) -> IndexRecord:
