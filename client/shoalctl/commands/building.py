@@ -63,7 +63,9 @@ class Building:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
 
-                directory = await asyncio.to_thread(stack.enter_context, checked_out(options.path))
+                kept = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
+                checkout = checked_out(options.path, keep_git_dir=kept)
+                directory = await asyncio.to_thread(stack.enter_context, checkout)
                 self._options = options.at(directory)
             return await self._run()
 

@@ -123,7 +123,7 @@ class StepExecutor:
                 copying = await self._select(build, stage, step, roots, source)
                 if commit and step.keep_git_dir:
                     # Git's own files hold times and inodes: the commit tells what they are.
-                    what: tuple[Any, Any] = ((), [commit, *map(repr, step.sources), *step.exclude])
+                    what: tuple[Any, Any] = ((), [commit, "submodules", *map(repr, step.sources), *step.exclude])
                 else:
                     what = told([*copying.parts, *copying.fetched])
                 key = copy_key(stage.key, step, *what)
