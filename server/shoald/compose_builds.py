@@ -26,6 +26,7 @@ from shoald.images.layers import Layers
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
+from shoald.network.networks import Networks
 from shoald.registry.client import RegistryClient
 from shoald.snapshots.overlay import OverlaySnapshotter
 
@@ -36,6 +37,7 @@ def compose_builds(
     content: LocalContent,
     snapshots: OverlaySnapshotter,
     launcher: Launcher,
+    networks: Networks,
     vault: SecretVault,
     caches: CacheMounts,
     contexts: Contexts,
@@ -87,6 +89,7 @@ def compose_builds(
         layers,
         contexts,
         remote,
+        networks,
         tmp,
         config.userns,
         events.publish,

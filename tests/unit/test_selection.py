@@ -382,6 +382,8 @@ class TestOtherKeys:
     def test_run(self) -> None:
         base = run_key("p", run(), "linux/amd64", "bridge")
         assert run_key("p", run(env={"B": "2", "A": "1"}), "linux/amd64", "bridge") == base
+        assert run_key("p", run(), "linux/amd64", "mine") == base
+        assert run_key("p", run(network="none"), "linux/amd64", "mine") == run_key("p", run(), "linux/amd64", "none")
         assert run_key("p", run(proxy_env={"HTTP_PROXY": "x"}), "linux/amd64", "bridge") == base
         mount = RunMount(type=MountType.BIND, target="/m", base=StageBase(0))
         others = {

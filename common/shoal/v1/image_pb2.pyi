@@ -479,7 +479,10 @@ class ImageServiceBuildRequest(_message.Message):
         pull: _builtins.bool
         """True: pull base images even if the host has them."""
         network: _builtins.str
-        """Network of RUN steps: "bridge" (default when empty), "none" or "host" (role admin)."""
+        """Network of RUN steps: "bridge" (default when empty), "none", "host" (role admin), or the name of one that exists
+        (else NOT_FOUND, before anything runs), which can't be removed while the build goes on. The cache does not tell
+        bridge networks apart.
+        """
         inline_cache: _builtins.bool
         """The image's configuration says which steps its layers are of. The build argument BUILDKIT_INLINE_CACHE=1 is the same."""
         rewrite_times: _builtins.bool

@@ -248,7 +248,7 @@ class StepExecutor:
         return snapshot.id
 
     async def _run(self, build: Build, step: RunStep, snapshot_id: str, roots: Roots, log: Log) -> None:
-        network = step.network if step.network != "default" else build.request.network or "bridge"
+        network = step.network if step.network != "default" else build.request.network
         async with self._mounts.prepared(build, step, roots) as made:
             mounts = made.mounts
             process = StepProcess(

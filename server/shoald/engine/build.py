@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,9 @@ from shoald.metadata.store import Metadata
 from shoald.model.build import BuildEstimate, BuildRequest, BuildState, BuildSummary, StepFinished
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
+from shoald.model.network import ABSTRACT
 from shoald.model.snapshot import Snapshot
+from shoald.network.networks import Networks
 
 EPOCH = "SOURCE_DATE_EPOCH"
 
@@ -59,6 +61,7 @@ class BuildCases:
         layers: Layers,
         contexts: Contexts,
         caches: RemoteCaches,
+        networks: Networks,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -73,6 +76,7 @@ class BuildCases:
         self._layers = layers
         self._contexts = contexts
         self._caches = caches
+        self._networks = networks
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -89,8 +93,8 @@ class BuildCases:
         for tag in request.tags:
             if Reference.parse(tag).digest is not None:
                 raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
-        if request.network not in ("", "bridge", "none", "host", "default"):
-            raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
+        with self._network(request):
+            pass  # it is there
         started = False
         place = BuildPlace(self._tmp_dir)
         try:
@@ -159,7 +163,7 @@ class BuildCases:
 
     async def _build(self, request: BuildRequest, place: BuildPlace, emit: Emit) -> Image:
         planned = await self._planned(request)
-        with self._md.leases.lease("build") as lease:
+        with self._md.leases.lease("build") as lease, self._network(request):
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
@@ -170,6 +174,15 @@ class BuildCases:
             await self._caches.write(build, result.layers)
         self._publish("image", "build", image.id, {"name": request.tags[0] if request.tags else ""})
         return image
+
+    @contextlib.contextmanager
+    def _network(self, request: BuildRequest) -> Iterator[None]:
+        """Keep the network of the steps for the time of the block. Raises NotFound (NETWORK_NOT_FOUND)."""
+        if request.network in ABSTRACT:
+            yield
+            return
+        with self._networks.guests.use(self._networks.find(request.network).id):
+            yield
 
     async def _planned(self, request: BuildRequest) -> BuildPlan:
         # A large file takes a while to parse.
