@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,6 @@ from shoald.build.selection import (
     CopyItem,
     Tree,
     TreeEntry,
-    component_regex,
     links_to_scan,
     scan_paths,
     select,
@@ -239,70 +237,6 @@ class TestPartlyScanned:
     def test_the_fixed_part_is_a_link(self) -> None:
         tree = self.SCANNED.with_roots({"/lib": "/usr/lib"})
         assert tree.matching("/lib/*.1") == ["/usr/lib/libz.so.1"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "matches"),
-    [
-        ("*", "", True),
-        ("*", ".hidden", True),
-        ("**", "x", True),
-        ("a*", "abc", True),
-        ("*c", "abc", True),
-        ("a*b*c", "aXXbYYc", True),
-        ("a*b*c", "abbc", True),
-        ("*ab", "abab", True),
-        ("a*a", "a", False),
-        ("?", "ä", True),
-        ("?", "", False),
-        ("[a-z]", "m", True),
-        ("[a-z]", "M", False),
-        ("[^a-z]", "M", True),
-        ("[^a-z]", "m", False),
-        ("[!a]", "!", True),
-        ("[!a]", "b", False),
-        ("[a^]", "^", True),
-        ("[\\]]", "]", True),
-        ("[\\-a]", "-", True),
-        ("[\\d]", "d", True),
-        ("[\\d]", "5", False),
-        ("[z-a]", "m", False),
-        ("[a&&b]", "&", True),
-        ("[--a]", "", None),
-        ("[]a]", "]", None),
-        ("[]", "", None),
-        ("[", "", None),
-        ("[a", "a", None),
-        ("[a-", "a", None),
-        ("[a-]", "a", None),
-        ("[^]", "^", None),
-        ("a\\", "a", None),
-        ("\\*", "*", True),
-        ("\\*", "x", False),
-        ("\\a", "a", True),
-        ("a.b", "axb", False),
-        ("*\n*", "a\nb", True),
-        ("*", "\udcff", True),
-    ],
-)
-def test_go_patterns(pattern: str, name: str, matches: bool | None) -> None:
-    if matches is None:
-        with pytest.raises(InvalidArgument, match="syntax error in pattern"):
-            component_regex(pattern)
-    else:
-        assert (component_regex(pattern).fullmatch(name) is not None) is matches
-
-
-@given(st.text("ab*?", max_size=10), st.text("ab", max_size=10))
-def test_stars_match_as_elsewhere(pattern: str, name: str) -> None:
-    assert (component_regex(pattern).fullmatch(name) is not None) is fnmatch.fnmatchcase(name, pattern)
-
-
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("pattern", ["*a" * 100 + "b", "*?" * 100 + "b", "*[a-b]" * 60 + "c"])
-def test_a_hostile_pattern_ends(pattern: str) -> None:
-    """Trying every way to spread the name over the stars would take longer than anyone can wait."""
-    assert component_regex(pattern).fullmatch("a" * 255) is None
 
 
 @pytest.mark.parametrize(
