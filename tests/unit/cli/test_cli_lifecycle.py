@@ -138,6 +138,18 @@ def test_filters_of_ps(shoal: Shoal, h1: FakeDaemon) -> None:
     assert names("-f", "before=mid", "-a") == ["old"]
     assert names("-f", "since=mid") == ["new"]
     assert names("-a", "-f", "since=old") == ["new", "mid"]
+    for flags, shown in (
+        (("-n", "1", "-f", "publish=80/tcp"), ["old"]),
+        (("-l", "-f", "exited=3"), ["mid"]),
+        (("-n", "1", "-f", "before=new"), ["mid"]),
+        (("-n", "5", "-f", "before=new"), ["mid", "old"]),
+        (("-l", "-f", "name=old", "-f", "name=mid"), ["mid"]),
+    ):
+        assert names(*flags) == shown
+        assert (h1.requests("List")[-1].limit, h1.requests("List")[-1].all) == (0, True)
+    assert names("-n", "2") == ["new", "mid"]
+    shoal("ps", "-n", "2", "-f", "health=healthy", "-f", "label=a")
+    assert h1.requests("List")[-1].limit == 2
     shoal("ps", "-f", "network=front", "-f", "volume=data")
     assert (h1.requests("List")[-1].network, h1.requests("List")[-1].volume) == ("front", "data")
     assert "SIZE" in shoal("ps", "-s")[1]
