@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from shoal.errors import InvalidArgument, PermissionDenied, ShoalError
+from shoal.errors import Internal, InvalidArgument, PermissionDenied, ShoalError
+from shoald.build import git
 from shoald.build.git import _Checkouts, _empty_directory, repository_of
 from shoald.build.submodules import Submodule, check_path, gitlinks, submodules, without_login
 
@@ -140,3 +142,35 @@ def test_urls_that_programs_could_read_differently(url: str) -> None:
     with pytest.raises(ShoalError) as raised:
         repository_of(url)
     assert raised.value.reason == "INVALID_URL"
+
+
+@pytest.mark.parametrize(
+    ("url", "proxied"),
+    [
+        ("http://198.51.100.1/x.git", True),
+        ("http://169.254.169.254/x.git", False),
+        ("https://only-the-proxy-knows.invalid/x.git", True),
+        ("http://127.0.0.1/x.git", False),
+    ],
+)
+def test_git_asks_the_proxy_where_no_address_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, proxied: bool
+) -> None:
+    seen: list[Mapping[str, str]] = []
+
+    async def run(argv: object, *, env: Mapping[str, str], **_: object) -> None:
+        seen.append(env)
+        raise Internal("enough", reason="ENOUGH")
+
+    monkeypatch.setattr(git, "run", run)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    # Programs differ in whether they take a subnet there.
+    monkeypatch.setenv("no_proxy", "198.51.100.0/24,127.0.0.1")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ShoalError) as raised:
+        asyncio.run(_Checkouts(local=False, networks=[]).make(tmp_path / "sub", repository_of(url)))
+    assert raised.value.reason == ("ENOUGH" if proxied else "URL_REFUSED")
+    told = [{name: env[name] for name in env if name.lower().endswith("_proxy")} for env in seen]
+    proxy = "http://proxy.example:3128"
+    assert told == ([{"http_proxy": proxy, "https_proxy": proxy}] if proxied else [])

@@ -51,9 +51,17 @@ def _without_git(place: str) -> None:
     for directory, directories, files in os.walk(place):
         if ".git" in directories:
             directories.remove(".git")
-            shutil.rmtree(os.path.join(directory, ".git"))
+            _remove(os.path.join(directory, ".git"))
         if ".git" in files:
             os.unlink(os.path.join(directory, ".git"))
+
+
+def _remove(directory: str) -> None:
+    for inner, _, files in os.walk(directory):
+        for name in files:
+            # Git's objects are read-only, which Windows does not delete.
+            os.chmod(os.path.join(inner, name), 0o600)
+    shutil.rmtree(directory)
 
 
 def _try(place: str, *arguments: str) -> bool:

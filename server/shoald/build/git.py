@@ -125,8 +125,10 @@ class _Checkouts:
 
     async def make(self, place: Path, repository: GitUrl) -> str:
         """Check one out into an empty directory of nobody's; the commit."""
-        pinned = [] if self._local else await _pinned(repository.url, self._networks)
-        git = _Git(place, pinned)
+        url = URL(repository.url)
+        proxy = (Proxies().of(url) or "") if url.scheme in ("http", "https") else ""
+        pinned = [] if self._local else await _pinned(repository.url, self._networks, proxied=bool(proxy))
+        git = _Git(place, pinned, proxy)
         await git("init", "--quiet")
         self.made.append(place)
         await git("checkout", "--quiet", "--force", "--detach", await _fetch(git, repository))
@@ -134,7 +136,7 @@ class _Checkouts:
 
     async def make_submodules(self, place: Path, url: str, depth: int = 0) -> None:
         """Check out those of the checkout at `place` of `url`, and theirs."""
-        git = _Git(place, [])
+        git = _Git(place)
         links = gitlinks(await git("ls-tree", "-r", "-d", "-z", "--full-tree", "HEAD"))
         if not links:
             return
@@ -214,43 +216,48 @@ async def _fetch(git: _Git, repository: GitUrl) -> str:
     raise failure
 
 
-async def _pinned(url: str, networks: Sequence[str]) -> list[str]:
-    """Settings that keep git to an address that is not of the host alone. Raises PermissionDenied (URL_REFUSED)."""
+async def _pinned(url: str, networks: Sequence[str], *, proxied: bool = False) -> list[str]:
+    """Settings that keep git to an address that is not of the host alone; none where a proxy resolves the name, which
+    it may be the only one to know. Raises PermissionDenied (URL_REFUSED), Unavailable (URL_UNREACHABLE)."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     if parts.scheme == "git":
         raise PermissionDenied(
             "git:// goes over a channel that anybody can change", reason="URL_REFUSED", hint="write https://"
         )
-    if Proxies().of(URL(url)) is not None:
-        return []
     refused: list[Subnet] = [*subnets(networks), *await asyncio.to_thread(own_addresses)]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
+        if proxied:
+            return []
         raise Unavailable(f"{host} does not resolve: {error.strerror}", reason="URL_UNREACHABLE") from error
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     if any(is_local(address, refused) for address in addresses):
         raise PermissionDenied(
             f"{host} is an address of the host itself", reason="URL_REFUSED", hint="an admin can: --network host"
         )
+    if proxied:
+        return []
     shown = ",".join(f"[{each}]" if ":" in each else each for each in addresses)
     return [f"http.curloptResolve={host}:{port}:{shown}"]
 
 
 class _Git:
-    """Runs git as nobody in a directory."""
+    """Runs git as nobody in a directory. It asks the `proxy`, or none ("") whatever the environment says: there is one
+    reading of NO_PROXY only, by which addresses are pinned or not."""
 
-    def __init__(self, place: Path, settings: Sequence[str]) -> None:
+    def __init__(self, place: Path, settings: Sequence[str] = (), proxy: str = "") -> None:
         self._place = place
+        self._proxies = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
         self._settings = [word for each in (*_SETTINGS, *settings) for word in ("-c", each)]
 
     async def __call__(self, *arguments: str) -> str:
         # The directory lies below ones that only root may pass: git sees it in a place of its own.
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _INSIDE, "sh", str(self._place)]
         nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--no-new-privs"]
-        env = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-        env |= {
+        env = {
+            **self._proxies,
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": "/nonexistent",
             "GIT_CONFIG_NOSYSTEM": "1",
