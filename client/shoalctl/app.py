@@ -209,7 +209,21 @@ def _called(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else exits.FAILED
     except KeyboardInterrupt:
         return exits.INTERRUPTED
+    except OSError as error:
+        if not _is_typers(error):
+            raise
+        from shoalctl.defect import OutputFault
+
+        raise OutputFault(error.errno, error.strerror, "standard output") from error
     return exits.OK
+
+
+def _is_typers(error: OSError) -> bool:
+    """Whether it comes from typer itself, which writes help to standard output and touches no other file."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("typer.")
 
 
 def _check_text(arguments: Sequence[str]) -> None:

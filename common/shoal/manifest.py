@@ -4,7 +4,7 @@ The format is that of mtree(5) as `mtree -C` writes it (`./path keyword=value ..
 octal as vis(3) does), with the keywords below and no others. Directories come before what is in them; the root has no
 entry.
 
-- `type`: dir, file or link; `mode`: permission bits, octal; `time`: seconds and nanoseconds, "1700000000.0";
+- `type`: dir, file, link or fifo; `mode`: permission bits, octal; `time`: seconds and nanoseconds, "1700000000.0";
 - of files `size` and `sha256digest` (lower-case hex), and `inode` for one that has several names in the context:
   entries with the same number are one file;
 - of links `link`, the target.
@@ -34,15 +34,21 @@ _NUMBERS = {
     "size": re.compile(r"[0-9]{1,19}").fullmatch,
     "inode": re.compile(r"[1-9][0-9]{0,9}").fullmatch,
 }
-_WANTED = {"dir": {"mode", "time"}, "link": {"mode", "time", "link"}, "file": {"mode", "time", "size", "sha256digest"}}
+_WANTED = {
+    "dir": {"mode", "time"},
+    "fifo": {"mode", "time"},
+    "link": {"mode", "time", "link"},
+    "file": {"mode", "time", "size", "sha256digest"},
+}
+_KINDS = {"dir": "d", "fifo": "p", "link": "l", "file": "f"}
 
 
 class Entry(NamedTuple):
-    """A file, directory or symbolic link. `time` in seconds; `inode` is 0 for a file that has one name only."""
+    """A file, directory, symbolic link or FIFO. `time` in seconds; `inode` is 0 for a file that has one name only."""
 
     path: str
     kind: str
-    """"f", "d" or "l"."""
+    """"f", "d", "l" or "p"."""
     mode: int
     time: int
     size: int = 0
@@ -61,8 +67,9 @@ def line(entry: Entry) -> str:
             f"./{path} type=file mode={entry.mode:04o} time={entry.time}.0 size={entry.size}"
             f" sha256digest={entry.digest}{several}\n"
         )
-    if entry.kind == "d":
-        return f"./{path} type=dir mode={entry.mode:04o} time={entry.time}.0\n"
+    if entry.kind in "dp":
+        kind = "dir" if entry.kind == "d" else "fifo"
+        return f"./{path} type={kind} mode={entry.mode:04o} time={entry.time}.0\n"
     link = entry.link if _PLAIN(entry.link) else _escaped(entry.link)
     return f"./{path} type=link mode={entry.mode:04o} time={entry.time}.0 link={link}\n"
 
@@ -128,7 +135,7 @@ def _entry(text: str) -> Entry:
         raise _invalid(f"{text[:120]!a} has no SHA-256 digest")
     if kind == "link" and (not link or "\0" in link or len(_bytes(link)) > _MAX_PATH):
         raise _invalid(f"the target of {path[:120]!a} can't be")
-    return Entry(path, kind[0], mode, time, size, digest, link, inode)
+    return Entry(path, _KINDS[kind], mode, time, size, digest, link, inode)
 
 
 def _check_path(path: str) -> None:

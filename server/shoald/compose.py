@@ -227,6 +227,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             content,
             snapshots,
             launcher,
+            network.networks,
             vault,
             caches,
             contexts,

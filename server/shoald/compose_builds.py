@@ -30,6 +30,7 @@ from shoald.images.layers import Layers
 from shoald.images.store import ImageStore
 from shoald.metadata.store import Metadata
 from shoald.model.metrics import EngineMetrics
+from shoald.network.networks import Networks
 from shoald.registry.client import RegistryClient
 from shoald.snapshots.overlay import OverlaySnapshotter
 
@@ -40,6 +41,7 @@ def compose_builds(
     content: LocalContent,
     snapshots: OverlaySnapshotter,
     launcher: Launcher,
+    networks: Networks,
     vault: SecretVault,
     caches: CacheMounts,
     contexts: Contexts,
@@ -103,6 +105,7 @@ def compose_builds(
         contexts,
         remote,
         exports,
+        networks,
         tmp,
         config.userns,
         events.publish,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -378,3 +380,36 @@ def test_who_may_send_contexts(host: Fleet, context: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             FileServiceStub(channel).PrepareContext(request, timeout=60)
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_fifos_arrive_and_sockets_stay_out(host: Fleet, context: Path) -> None:
+    source = context / "src"
+    os.mkfifo(source / "pipe")
+    (source / "pipe").chmod(0o640)
+    sockets = [socket.socket(socket.AF_UNIX) for _ in range(7)]
+    with contextlib.ExitStack() as stack:
+        for number, each in enumerate(sockets):
+            stack.enter_context(each).bind(os.path.relpath(source / f"s{number}"))
+        said = build(host, context)
+        warning = "sockets and devices of the build context stay out: src/s0, src/s1, src/s2, src/s3, src/s4, 2 more\n"
+        assert said.count("stay out") == 1
+        assert warning in said
+        assert run(host, "stat -c '%F %a' /src/pipe; ls /src") == "fifo 640\nbig\ndeep\npipe\ntext\n"
+        assert "CACHED" in build(host, context)
+        (source / "pipe").unlink()
+        (source / "pipe").write_text("a file")
+        os.mkfifo(source / "other")
+        build(host, context)
+        assert run(host, "cat /src/pipe; stat -c ' %F' /src/other") == "a file fifo\n"
+        (context / ".dockerignore").write_text("**/s?\n")
+        assert "stay out" not in build(host, context)
+
+
+def test_a_fifo_in_an_archive(host: Fleet, context: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "context.tar"
+    os.mkfifo(context / "src/pipe")
+    subprocess.run(["tar", "-C", str(context), "-cf", str(archive), "."], check=True)
+    command = host.command("build", "-t", "it", "-")
+    with archive.open("rb") as file:
+        subprocess.run(command, stdin=file, env=host.environment(), check=True, timeout=120)
+    assert run(host, "stat -c %F /src/pipe") == "fifo\n"

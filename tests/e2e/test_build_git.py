@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import Fleet
+from tests.support.http_files import served
 
 WHO = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main")
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 class Repo:
@@ -55,14 +48,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     made.git("tag", "v1")
     made.git("branch", "old")
     made.commit("two")
-    handler = functools.partial(_Quiet, directory=str(made.directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        made.url = f"http://127.0.0.1:{server.server_address[1]}/.git"
+    with served(made.directory) as url:
+        made.url = f"{url}/.git"
         yield made
-        server.shutdown()
-        thread.join()
 
 
 def build(host: Fleet, directory: Path, text: str, *flags: str, code: int = 0) -> str:
@@ -117,3 +105,150 @@ def test_a_repository_as_the_context(host: Fleet, busybox: str, repo: Repo) -> N
     host.shoal("build", "-t", "it", "-f", "Other", f"{repo.url}#main:sub")
     assert host.shoal("run", "--rm", "it", "/tool").stdout == "three\n"
     assert "git fetch" in host.shoal("build", f"{repo.url}#none", code=1).stderr
+
+
+class Family:
+    """Repositories on one server that name each other as submodules, at commits that no branch is at any more."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory = directory
+        self.url = url
+
+    def make(self, name: str, submodules: dict[str, tuple[str, str]], gitmodules: str | None = None) -> str:
+        """A repository with a file `NAME.txt` and submodules, {path: (url, commit)}; its commit."""
+        repo = Repo(self.directory / name)
+        repo.directory.mkdir()
+        repo.git("init", "-q")
+        (repo.directory / f"{name}.txt").write_text(name)
+        sections = [f'[submodule "{path}"]\n\tpath = {path}\n\turl = {url}\n' for path, (url, _) in submodules.items()]
+        if submodules or gitmodules:
+            (repo.directory / ".gitmodules").write_text("".join(sections) if gitmodules is None else gitmodules)
+        repo.git("add", "-A")
+        for path, (_, commit) in submodules.items():
+            repo.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+        repo.git("commit", "-q", "-m", name)
+        commit = repo.git("rev-parse", "HEAD")
+        (repo.directory / "later").write_text("later")
+        repo.git("add", "later")
+        repo.git("commit", "-q", "-m", "later")
+        repo.git("update-server-info")
+        return commit
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+    directory = tmp_path_factory.mktemp("family")
+    with served(directory) as url:
+        yield Family(directory, url)
+
+
+@pytest.fixture(scope="module")
+def parent(family: Family) -> str:
+    """The URL of a repository with a submodule in a submodule, at a commit that is not its last."""
+    grandchild = family.make("grandchild", {})
+    child = family.make("child", {"deep/er": ("../../grandchild/.git", grandchild)})
+    commit = family.make("parent", {"lib/child": (f"{family.url}/child/.git", child)})
+    return f"{family.url}/parent/.git#{commit}"
+
+
+def test_submodules(host: Fleet, busybox: str, parent: str, tmp_path: Path) -> None:
+    text = f"FROM {busybox}\nADD {parent} /all\nADD {parent}:lib /lib\nADD --keep-git-dir=true {parent} /kept\n"
+    build(host, tmp_path, text, "--network", "host")
+    show = "find /all /lib | sort; find /kept -name .git | sort; cat /lib/child/deep/er/grandchild.txt"
+    assert host.shoal("run", "--rm", "it", "sh", "-c", show).stdout.split() == [
+        "/all",
+        "/all/.gitmodules",
+        "/all/lib",
+        "/all/lib/child",
+        "/all/lib/child/.gitmodules",
+        "/all/lib/child/child.txt",
+        "/all/lib/child/deep",
+        "/all/lib/child/deep/er",
+        "/all/lib/child/deep/er/grandchild.txt",
+        "/all/parent.txt",
+        "/lib",
+        "/lib/child",
+        "/lib/child/.gitmodules",
+        "/lib/child/child.txt",
+        "/lib/child/deep",
+        "/lib/child/deep/er",
+        "/lib/child/deep/er/grandchild.txt",
+        "/kept/.git",
+        "/kept/lib/child/.git",
+        "/kept/lib/child/deep/er/.git",
+        "grandchild",
+    ]
+    assert host.shoal("run", "--rm", "it", "sh", "-c", "find /all /lib ! -user 0").stdout == ""
+    assert build(host, tmp_path, text, "--network", "host").count("CACHED") == 4
+
+
+def test_git_itself_takes_a_kept_checkout_for_whole(host: Fleet, busybox: str, parent: str, tmp_path: Path) -> None:
+    build(host, tmp_path, f"FROM {busybox}\nADD --keep-git-dir=true {parent} /kept\n", "--network", "host")
+    host.shoal("create", "--name", "kept", "it")
+    host.shoal("cp", "kept:/kept", tmp_path / "kept")
+    host.shoal("rm", "kept")
+    checkout = Repo(tmp_path / "kept")
+    status = checkout.git("-c", "safe.directory=*", "submodule", "status", "--recursive").splitlines()
+    assert [line.split()[1] for line in status] == ["lib/child", "lib/child/deep/er"]
+    assert all(line[0] not in "-+U" for line in status[1:])
+    assert checkout.git("-c", "safe.directory=*", "status", "--porcelain") == ""
+
+
+def test_submodules_of_a_context(host: Fleet, busybox: str, family: Family) -> None:
+    grandchild = family.make("grandchild2", {})
+    commit = family.make("context", {"sub": ("../../grandchild2/.git", grandchild)})
+    url = f"{family.url}/context/.git#{commit}"
+    host.shoal("build", "-t", "it", "-f", "-", url, stdin=f"FROM {busybox}\nCOPY . /all\n")
+    found = host.shoal("run", "--rm", "it", "sh", "-c", "find /all | sort").stdout.split()
+    assert found == ["/all", "/all/.gitmodules", "/all/context.txt", "/all/sub", "/all/sub/grandchild2.txt"]
+    keep = ("--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1")
+    host.shoal("build", "-t", "it", *keep, "-f", "-", url, stdin=f"FROM {busybox}\nCOPY . /all\n")
+    assert "HEAD" in host.shoal("run", "--rm", "it", "ls", "/all/.git").stdout.split()
+
+
+HOSTILE = {
+    "file": ("file:///etc", "no http, https or git URL"),
+    "path": ("/etc", "no http, https or git URL"),
+    "up": ("../../../../etc", "leads out of 127.0.0.1"),
+    "ext": ("ext::sh -c id", "no http, https or git URL"),
+    "option": ("-u./payload", "no http, https or git URL"),
+    "ssh": ("ssh://127.0.0.1/x", "no http, https or git URL"),
+    "scp": ("root@127.0.0.1:x", "no http, https or git URL"),
+    "two-hosts": ("https://example.invalid\\\\@127.0.0.1/x", "no http, https or git URL"),
+    "odd-host": ("https://127%2e0.0.1/x", "no http, https or git URL"),
+    "missing": ("http://127.0.0.1:9/x.git", "submodule sub: "),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_submodules_at_places_where_nothing_is_fetched_from(
+    host: Fleet, busybox: str, family: Family, tmp_path: Path, name: str
+) -> None:
+    url, word = HOSTILE[name]
+    commit = family.make(f"hostile-{name}", {"sub": (url, "1" * 40)})
+    source = f"{family.url}/hostile-{name}/.git#{commit}"
+    said = build(host, tmp_path, f"FROM {busybox}\nADD {source} /x\n", "--network", "host", code=1)
+    assert word in said, said
+    assert "Dockerfile:2" in said
+
+
+def test_a_submodule_without_a_url(host: Fleet, busybox: str, family: Family, tmp_path: Path) -> None:
+    commit = family.make("stray", {"sub": ("x", "1" * 40)}, gitmodules="")
+    source = f"{family.url}/stray/.git#{commit}"
+    said = build(host, tmp_path, f"FROM {busybox}\nADD {source} /x\n", "--network", "host", code=1)
+    assert "has no URL for it" in said
+
+
+def test_gitmodules_that_is_a_link(host: Fleet, busybox: str, family: Family, tmp_path: Path) -> None:
+    commit = family.make("linked", {"sub": ("../x", "1" * 40)}, gitmodules="x")
+    repo = Repo(family.directory / "linked")
+    repo.git("checkout", "-q", commit)
+    (repo.directory / ".gitmodules").unlink()
+    (repo.directory / ".gitmodules").symlink_to("/etc/passwd")
+    repo.git("add", ".gitmodules")
+    repo.git("commit", "-q", "-m", "link")
+    repo.git("branch", "-f", "link")
+    repo.git("update-server-info")
+    source = f"{family.url}/linked/.git#link"
+    said = build(host, tmp_path, f"FROM {busybox}\nADD {source} /x\n", "--network", "host", code=1)
+    assert "that is no regular file" in said or "invalid path '.gitmodules'" in said, said

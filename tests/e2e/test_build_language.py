@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 
 from tests.support.build_context import write_context
 from tests.support.daemon import Fleet
+from tests.support.http_files import served
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +18,8 @@ def website(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The golden context, served on loopback."""
     directory = tmp_path_factory.mktemp("site")
     write_context(directory)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(directory))
-    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(directory) as url:
+        yield url
 
 
 def build(host: Fleet, directory: Path, text: str, *flags: str, code: int = 0) -> str:
@@ -113,3 +105,19 @@ def test_copy_changes_modes_by_symbols(host: Fleet, busybox: str, tmp_path: Path
 def test_a_dockerfile_does_not_take_the_hosts_network(host: Fleet, busybox: str, tmp_path: Path) -> None:
     said = build(host, tmp_path, f"FROM {busybox}\nRUN --network=host true\n", code=1)
     assert "--network=host is not allowed" in said
+
+
+def test_a_later_source_wins_be_it_fetched_or_not(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/file").write_text("fetched")
+    (tmp_path / "file").write_text("local")
+    with served(tmp_path / "web") as url:
+        (tmp_path / "Dockerfile").write_text(
+            f"FROM {busybox}\nADD {url}/file file /one/\nADD file {url}/file /two/\n"
+            f"ADD file {url}/file <<file /three/\nhere\nfile\n"
+        )
+        for _ in range(2):
+            said = host.shoal("build", "-t", "it", "--network", "host", tmp_path).stderr
+    shown = host.shoal("run", "--rm", "it", "cat", "/one/file", "/two/file", "/three/file").stdout
+    assert shown == "localfetchedhere\n"
+    assert said.count("CACHED") == 4

@@ -251,3 +251,50 @@ def test_three_daemons_on_one_machine(busybox: str) -> None:
     assert not bridges & set(os.listdir("/sys/class/net"))
     lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in lines if any(directory.encode() in line for directory in run_dirs)]
+
+
+def built(fleet: Fleet, directory: Path, text: str, *flags: str, code: int = 0) -> str:
+    (directory / "Dockerfile").write_text(text)
+    return fleet.shoal("build", "-t", "it", *flags, directory, code=code).stderr
+
+
+def test_steps_of_a_build_find_the_containers_of_a_network(nets: Fleet, busybox: str, tmp_path: Path) -> None:
+    for name in ("back", "other"):
+        nets.shoal("network", "create", name)
+    run(nets, busybox, "web", "--network", "back")
+    text = (
+        f"FROM {busybox}\nRUN until nc -w 1 web 80 </dev/null >/heard && [ -s /heard ]; do sleep 0.1; done\n"
+        "RUN --network=none ip -o link | grep -c . >/links\nRUN --network=default nslookup web >/found\n"
+    )
+    built(nets, tmp_path, text, "--network", "back")
+    assert nets.shoal("run", "--rm", "it", "cat", "/heard", "/links").stdout == "this-is-web\n1\n"
+    assert built(nets, tmp_path, text, "--network", "other").count("CACHED") == 4
+    alone = f"FROM {busybox}\nRUN nc -w 1 web 80 </dev/null\n"
+    for flags in ((), ("--network", "other")):
+        assert "exit code: 1" in built(nets, tmp_path, alone, *flags, code=1)
+
+
+def test_a_network_that_a_build_could_not_use(nets: Fleet, busybox: str, tmp_path: Path) -> None:
+    said = built(nets, tmp_path, f"FROM {busybox}\nRUN echo it runs\n", "--network", "nosuch", code=1)
+    assert "no such network: nosuch" in said
+    assert "RUN" not in said
+    assert "joins no container" in built(nets, tmp_path, f"FROM {busybox}\n", "--network", "container:x", code=2)
+
+
+def test_a_network_stays_while_a_build_needs_it(nets: Fleet, busybox: str, tmp_path: Path) -> None:
+    nets.shoal("network", "create", "back")
+    text = f"FROM {busybox}\nRUN echo first\nRUN echo begins; until nc -w 1 go 80 </dev/null; do sleep 0.1; done\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    command = nets.command("build", "--no-cache", "--progress", "plain", "--network", "back", tmp_path)
+    with subprocess.Popen(command, env=nets.environment(), stderr=subprocess.PIPE, text=True) as build:
+        assert build.stderr is not None
+        lines = iter(build.stderr.readline, "")
+        assert any(line.rstrip().endswith(" begins") for line in lines)
+        assert "in use by a build" in nets.shoal("network", "rm", "back", code=1).stderr
+        nets.shoal("network", "prune", "-f")
+        # One that comes later is found, too.
+        run(nets, busybox, "go", "--network", "back")
+        assert "this-is-go" in "".join(lines)
+        assert build.wait() == 0
+    nets.remove_containers()
+    nets.shoal("network", "rm", "back")

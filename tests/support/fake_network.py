@@ -25,6 +25,9 @@ class FakeNetwork:
     async def setup(self) -> None:
         """Nothing to make."""
 
+    def admit(self, owner: str, memberships: Sequence[Membership]) -> None:
+        """See NetworkDriver.admit: all are in the default network."""
+
     async def allocate(
         self, container_id: str, ports: Sequence[PortMapping]
     ) -> tuple[Endpoint, tuple[PortMapping, ...]]:

@@ -6,10 +6,14 @@ import io
 import tarfile
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
-from shoald.build.parts import Archive, runs, told, with_archives
+from shoald.build.parts import Archive, in_order, runs, told, with_archives
 from shoald.build.selection import CopyItem
+from shoald.dockerfile.errors import Span
+from shoald.dockerfile.instructions import InlineFile
+from shoald.dockerfile.steps import ContextBase, CopySource, CopyStep, PathSource, UrlSource
 
 
 def item(name: str, *, named: bool = True) -> CopyItem:
@@ -38,3 +42,25 @@ def test_nothing_and_archives_alone() -> None:
     archive = Archive("/tar", "/dest", "d")
     assert list(runs([])) == []
     assert list(runs([archive, archive])) == [archive, archive]
+
+
+LOCAL, OTHER, REMOTE = PathSource("/a"), PathSource("/b"), UrlSource("https://host/a", "a")
+HERE = InlineFile("here", "text")
+
+
+@pytest.mark.parametrize(
+    ("sources", "files", "runs_"),
+    [
+        ([LOCAL, OTHER], [], [([LOCAL, OTHER], [])]),
+        ([REMOTE, LOCAL], [], [([REMOTE], []), ([LOCAL], [])]),
+        ([LOCAL, REMOTE, REMOTE, OTHER], [HERE], [([LOCAL], []), ([REMOTE, REMOTE], []), ([OTHER], [HERE])]),
+        ([REMOTE], [HERE], [([REMOTE], []), ([], [HERE])]),
+        ([], [HERE], [([], [HERE])]),
+    ],
+)
+def test_sources_keep_their_order(sources: list[CopySource], files: list[InlineFile], runs_: list[object]) -> None:
+    step = CopyStep(
+        text="ADD", created_by="", span=Span(), base=ContextBase(), sources=tuple(sources), files=tuple(files),
+        dest="/", dest_is_dir=True,
+    )  # fmt: skip
+    assert [(list(each.sources), list(each.files)) for each in in_order(step)] == runs_

@@ -18,6 +18,7 @@ OTHER = "f" * 64
 FILE = f"type=file mode=0644 time=1.0 size=3 sha256digest={DIGEST}"
 DIR = "type=dir mode=0755 time=1.0"
 LINK = "type=link mode=0777 time=1.0 link=a"
+FIFO = "type=fifo mode=0600 time=1.0"
 
 names = (
     st.binary(min_size=1, max_size=40)
@@ -42,13 +43,15 @@ def trees(draw: st.DrawFn) -> list[Entry]:
         path = f"{above}/{name}" if above else name
         if path in entries:
             continue
-        kind = draw(st.sampled_from("fdl"))
+        kind = draw(st.sampled_from("fdlp"))
         if kind == "f":
-            size, inode = draw(st.integers(0, 2**62 - 1)), draw(st.integers(0, 2**31 - 1))
+            size, others = draw(st.integers(0, 2**62 - 1)), len(entries)
+            # Two with the same number would have to be one file.
+            inode = draw(st.sampled_from((0, others + 1, 2**31 - 1 - others)))
             entries[path] = Entry(path, kind, draw(modes), draw(times), size, draw(digests), "", inode)
-        elif kind == "d":
+        elif kind in "dp":
             entries[path] = Entry(path, kind, draw(modes), draw(times))
-            directories.append(path)
+            directories += [path] if kind == "d" else []
         else:
             entries[path] = Entry(path, kind, draw(modes), draw(times), link=draw(targets))
     return list(entries.values())
@@ -77,6 +80,7 @@ def test_the_text_of_a_manifest() -> None:
         Entry("a dir/#1\n\\", "f", 0o4640, -1, 5, DIGEST),
         Entry("a dir/one", "f", 0o600, 0, 0, OTHER, "", 1),
         Entry("a dir/two", "f", 0o600, 0, 0, OTHER, "", 1),
+        Entry("fifo", "p", 0o620, 3),
         Entry("l=\udcff\xe9", "l", 0o777, 1, link="../x y"),
     ]
     text = (
@@ -85,6 +89,7 @@ def test_the_text_of_a_manifest() -> None:
         f"./a\\040dir/\\0431\\012\\134 type=file mode=4640 time=-1.0 size=5 sha256digest={DIGEST}\n"
         f"./a\\040dir/one type=file mode=0600 time=0.0 size=0 sha256digest={OTHER} inode=1\n"
         f"./a\\040dir/two type=file mode=0600 time=0.0 size=0 sha256digest={OTHER} inode=1\n"
+        "./fifo type=fifo mode=0620 time=3.0\n"
         "./l=\\377\\303\\251 type=link mode=0777 time=1.0 link=../x\\040y\n"
     )
     assert encoded(iter(entries)).decode("ascii") == text
@@ -156,7 +161,7 @@ def test_a_name_that_does_not_begin_with_the_root(name: str) -> None:
     refused(f"{name} {FILE}\n", "no entry")
 
 
-@pytest.mark.parametrize("above", ["", f"./d {FILE}\n", f"./d {LINK}\n"])
+@pytest.mark.parametrize("above", ["", f"./d {FILE}\n", f"./d {LINK}\n", f"./d {FIFO}\n"])
 def test_a_directory_that_is_none(above: str) -> None:
     refused(f"{above}./d/f {FILE}\n", "directory")
 
@@ -207,7 +212,7 @@ def test_digests_that_can_not_be(digest: str) -> None:
         "type=file",
         "mode=0644 time=1.0",
         "type= mode=0644 time=1.0",
-        "type=fifo mode=0644 time=1.0",
+        "type=char mode=0644 time=1.0",
         "type=block mode=0644 time=1.0",
         "type=file mode=0644 time=1.0",
         "type=file mode=0644 time=1.0 sha256digest=",
@@ -223,6 +228,8 @@ def test_digests_that_can_not_be(digest: str) -> None:
         f"{LINK} sha256digest={DIGEST}",
         f"{LINK} size=1",
         f"{LINK} inode=1",
+        f"{FIFO} size=0",
+        f"{FIFO} link=a",
     ],
 )
 def test_keywords_that_are_not_those_of_the_type(words: str) -> None:

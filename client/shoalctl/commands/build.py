@@ -50,7 +50,9 @@ def build(
     platform: Annotated[
         Texts, typer.Option("--platform", metavar="OS/ARCH", help="Instead of the host's own; several make an index.")
     ] = None,
-    network: Annotated[str, typer.Option("--network", metavar="MODE", help="For RUN: bridge, none or host.")] = "",
+    network: Annotated[
+        str, typer.Option("--network", metavar="NETWORK", help="For RUN: bridge, none, host or a name.")
+    ] = "",
     progress: Annotated[
         str, typer.Option("--progress", metavar="HOW", help="auto, plain, tty, quiet or json.")
     ] = "auto",
@@ -113,8 +115,11 @@ def build(
     `build list`, `attach`, `logs` and `cancel` are those of `shoal builder`; a directory of such a name is ./list.
     """
     check_progress(progress)
-    if network not in {"", "default", "bridge", "none", "host"}:
-        raise UsageFault(f"--network {network!r} is unknown", hint="choose bridge, none or host")
+    if ":" in network:
+        raise UsageFault(
+            f"--network {network!r}: a build joins no container",
+            hint="choose bridge, none, host or the name of a network",
+        )
     arguments = dict(pair.split("=", 1) for pair in environment.environment(build_arg or (), (), os.environ))
     if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
         arguments.setdefault("SOURCE_DATE_EPOCH", epoch)

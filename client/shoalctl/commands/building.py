@@ -25,7 +25,7 @@ from shoalctl.fleet.result import HostResult
 from shoalctl.render import console
 from shoalctl.render.build_board import BuildBoard
 from shoalctl.render.build_log import BuildView, JsonBuild, PlainBuild, QuietBuild
-from shoalctl.render.errors import show_error
+from shoalctl.render.errors import show_error, show_warning
 from shoalctl.render.marks import MarkedLines
 from shoalctl.render.progress import DONE, SENDING
 from shoalctl.render.source_excerpt import excerpt
@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from shoal.v1 import image_pb2, types_pb2
     from shoalctl.commands.choosing import Builder
     from shoalctl.commands.combining import Made
+    from shoalctl.fleet.building import Archive
+    from shoalctl.fleet.manifest import SharedManifest
 
 _WORTH_A_LINE = 1 << 20  # bytes
+_NAMED = 5  # of files that stay out
 _CLEANUP = 10.0  # s for telling the hosts that the build is cancelled
 
 
@@ -72,7 +75,9 @@ class Building:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
 
-                directory = await asyncio.to_thread(stack.enter_context, checked_out(options.path))
+                kept = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
+                checkout = checked_out(options.path, keep_git_dir=kept)
+                directory = await asyncio.to_thread(stack.enter_context, checkout)
                 self._options = options.at(directory)
             return await self._run()
 
@@ -113,6 +118,7 @@ class Building:
             await self._cancel()
             raise
         self._view.close()
+        _tell_of_skipped({"": context, **named})
         code = self._report(results, source)
         line = failed_line(results[0].error) if options.debug else 0
         if line:
@@ -277,6 +283,17 @@ class Building:
                     pass
         except TimeoutError:
             pass
+
+
+def _tell_of_skipped(contexts: Mapping[str, SharedManifest | Archive]) -> None:
+    """A line for each context that has files of a kind that no image gets from a context."""
+    for name, context in contexts.items():
+        skipped = () if callable(context) else context.skipped
+        if skipped:
+            more = [f"{len(skipped) - _NAMED} more"] if len(skipped) > _NAMED else []
+            shown = ", ".join([*skipped[:_NAMED], *more])
+            which = f"context {name}" if name else "build context"
+            show_warning(f"sockets and devices of the {which} stay out: {shown}")
 
 
 def build_view(progress: str, hosts: list[str]) -> BuildView:

@@ -31,11 +31,11 @@ def list_request(
         if len(wanted[name]) > 1:
             raise UsageFault(f"{name} goes only once")
     request = container_pb2.ContainerServiceListRequest(
-        all=everything or bool(wanted["status"] or wanted["exited"]),
+        all=everything or limit > 0 or bool(wanted["status"] or wanted["exited"]),
         states=[STATES.index(state) for state in wanted["status"]],  # type: ignore[misc]
         name=wanted["name"][0] if len(wanted["name"]) == 1 else "",
         image=wanted["ancestor"][0] if len(wanted["ancestor"]) == 1 else "",
-        limit=limit,
+        limit=limit if _carried(wanted) else 0,
         health=_health(wanted["health"]),  # type: ignore[arg-type]
         network=wanted["network"][0] if len(wanted["network"]) == 1 else "",
         volume=wanted["volume"][0] if len(wanted["volume"]) == 1 else "",
@@ -46,15 +46,21 @@ def list_request(
     return request
 
 
+def _carried(wanted: dict[str, list[str]]) -> bool:
+    """Whether the request says all of the filters, so that the host can count what passes them."""
+    alone = any(wanted[key] for key in ("id", "exited", "publish", "before", "since"))
+    return not alone and all(len(wanted[key]) <= 1 for key in ("name", "ancestor", "health"))
+
+
 def _health(words: list[str]) -> int:
     """The API asks for one status; 0: any."""
     return HEALTH.index(words[0]) if len(words) == 1 else 0
 
 
 async def filtered(
-    host: HostClient, request: container_pb2.ContainerServiceListRequest, wanted: dict[str, list[str]]
+    host: HostClient, request: container_pb2.ContainerServiceListRequest, wanted: dict[str, list[str]], limit: int = 0
 ) -> list[container_pb2.Container]:
-    """The host's containers that pass the request and the filters that it can't carry.
+    """The host's containers that pass the request and the filters that it can't carry; the newest so many (0: all).
 
     Raises NotFound where the host lacks the container that before= or since= names.
     """
@@ -64,9 +70,10 @@ async def filtered(
 
     def passes(item: container_pb2.Container) -> bool:
         made = item.created_at.ToNanoseconds()
-        return all(made < limit for limit in before) and all(made > limit for limit in since) and matches(item, wanted)
+        return all(made < each for each in before) and all(made > each for each in since) and matches(item, wanted)
 
-    return [item for item in await host.containers(request) if passes(item)]
+    found = [item for item in await host.containers(request) if passes(item)]
+    return found[:limit] if limit > 0 else found
 
 
 async def _made_at(host: HostClient, reference: str) -> int:

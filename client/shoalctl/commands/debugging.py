@@ -91,12 +91,14 @@ def _before(
 def _options(name: str, start: image_pb2.ImageServiceBuildRequest.Start) -> RunOptions:
     """As docker gives a RUN its variables: with the build's arguments."""
     from shoalctl.commands.run_options import RunOptions
+    from shoalctl.flags.networks import NetworkFlag
     from shoalctl.render.terminal import input_is_terminal
 
     return RunOptions(
         image=name,
         entrypoint=_SHELL,
         env=[f"{key}={value}" for key, value in start.build_args.items()],
+        networks=[NetworkFlag(start.network)] if start.network else (),
         interactive=True,
         tty=input_is_terminal() and console.is_terminal(),
         remove=True,

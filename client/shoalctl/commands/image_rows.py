@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import InvalidArgument
+from shoal.gopattern import HAS_WILDCARD, pattern_regex
 from shoal.reference import Reference
 from shoalctl.commands.container_rows import ID_LENGTH, label_text, moment
 from shoalctl.render.human import ago, size
@@ -26,7 +27,8 @@ def image_rows(
     full: bool = False,
     once: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for each tag of the image that suits one of `references`, or for each tag; `once`: at most one."""
+    """A row for each tag of the image that suits one of `references` (names or patterns), or for each tag; `once`: at
+    most one."""
     names = _names(item, references)
     digest = item.manifest_digest or next((d.partition("@")[2] for d in item.repo_digests), "")
     created = moment(item.created_at)
@@ -80,6 +82,10 @@ def _names(item: image_pb2.Image, references: Sequence[str]) -> list[tuple[str, 
 
 
 def _suits(name: tuple[str, str], wanted: str) -> bool:
+    """A pattern is for the name as people write it, with or without the tag, as in docker (FamiliarMatch)."""
+    if HAS_WILDCARD.search(wanted):
+        regex = pattern_regex(wanted)
+        return any(regex.fullmatch(text) for text in (name[0], ":".join(name)))
     try:
         reference = Reference.parse(wanted)
     except InvalidArgument:

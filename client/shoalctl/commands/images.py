@@ -9,7 +9,7 @@ import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
 from shoalctl.flags.filters import boolean_filter, parse_filters
-from shoalctl.flags.images import checked_reference
+from shoalctl.flags.images import checked_pattern
 from shoalctl.invocation import Invocation
 from shoalctl.render.listing import Column, Listing
 
@@ -29,7 +29,9 @@ FILTERS = ("label", "dangling", "reference")
 @app.command(cls=HostCommand)
 def images(
     ctx: typer.Context,
-    repository: Annotated[str, typer.Argument(metavar="[REPOSITORY[:TAG]]", help="Only this name.")] = "",
+    repository: Annotated[
+        str, typer.Argument(metavar="[REPOSITORY[:TAG]]", help="Only this name; also *, ? and [...].")
+    ] = "",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only ids.")] = False,
     no_trunc: Annotated[bool, typer.Option("--no-trunc", help="Show ids in full.")] = False,
     digests: Annotated[bool, typer.Option("--digests", help="Show manifest digests.")] = False,
@@ -48,7 +50,7 @@ def images(
     invocation: Invocation = ctx.obj
     wanted = parse_filters(filters or (), FILTERS)
     dangling = boolean_filter(wanted, "dangling")
-    wanted["reference"] = [checked_reference(name) for name in (*wanted["reference"], *filter(None, [repository]))]
+    wanted["reference"] = [checked_pattern(name) for name in (*wanted["reference"], *filter(None, [repository]))]
     columns = (*COLUMNS[:2], DIGESTS, *COLUMNS[2:]) if digests else COLUMNS
     listing = Listing(columns, "ID", format_, quiet, several=len(invocation.selected()) > 1)
     listing.check()
@@ -65,15 +67,15 @@ async def _images(
     full: bool,
     parts: bool,
 ) -> int:
+    from shoal.gopattern import HAS_WILDCARD
     from shoal.v1 import image_pb2
     from shoalctl.commands.image_rows import image_rows, selects
     from shoalctl.commands.outcome import collected, presented
 
     references = wanted["reference"]
     # The request takes one reference, and only a dangling that is true; the rest is chosen here.
-    request = image_pb2.ImageServiceListRequest(
-        reference=references[0] if len(references) == 1 else "", dangling=dangling is True, parts=parts
-    )
+    one = references[0] if len(references) == 1 and not HAS_WILDCARD.search(references[0]) else ""
+    request = image_pb2.ImageServiceListRequest(reference=one, dangling=dangling is True, parts=parts)
     for label in wanted["label"]:
         key, _, value = label.partition("=")
         request.labels.add(key=key, value=value)

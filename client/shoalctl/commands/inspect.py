@@ -44,26 +44,11 @@ def inspect(
 
 
 async def _inspect(invocation: Invocation, names: list[str], kind: str, format_: str, *, sizes: bool) -> int:
-    from shoalctl import exits
-    from shoalctl.commands.outcome import collected
-    from shoalctl.render import documents
-    from shoalctl.render.errors import show_error
-    from shoalctl.render.listing import Listing
+    from shoalctl.commands.outcome import collected, inspected
 
     async with invocation.fleet() as fleet:
         results = await collected(fleet.each(lambda host: _on_host(host, names, kind, sizes=sizes)), fleet.names)
-    found = [view for result in results if result.ok for view in result.get()[0]]
-    if format_:
-        Listing((), "", format_).show(found)
-    else:
-        documents.show(found)
-    failed = []
-    for result in results:
-        errors = [result.error] if result.error is not None else result.get()[1]
-        for error in errors:
-            show_error(error, result.host)
-        failed.append(bool(errors))
-    return exits.PARTIAL if found and any(failed) else exits.combined(failed)
+    return inspected(results, format_)
 
 
 async def _on_host(host: HostClient, names: list[str], kind: str, *, sizes: bool) -> Found:

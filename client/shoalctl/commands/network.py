@@ -217,13 +217,10 @@ async def _inspect(invocation: Invocation, names: list[str], format_: str) -> in
     from typing import Any
 
     from shoal.errors import NotFound, ShoalError
-    from shoalctl import exits
     from shoalctl.commands.network_view import network_view
-    from shoalctl.commands.outcome import collected
+    from shoalctl.commands.outcome import collected, inspected
     from shoalctl.fleet.host import HostClient
     from shoalctl.fleet.networks import inspect_network
-    from shoalctl.render import documents
-    from shoalctl.render.errors import show_error
 
     async def work(host: HostClient) -> tuple[list[dict[str, Any]], list[ShoalError]]:
         views: list[dict[str, Any]] = []
@@ -237,18 +234,7 @@ async def _inspect(invocation: Invocation, names: list[str], format_: str) -> in
 
     async with invocation.fleet() as fleet:
         results = await collected(fleet.each(work), fleet.names)
-    found = [view for result in results if result.ok for view in result.get()[0]]
-    if format_:
-        Listing((), "", format_).show(found)
-    else:
-        documents.show(found)
-    failed = []
-    for result in results:
-        errors = [result.error] if result.error is not None else result.get()[1]
-        for error in errors:
-            show_error(error, result.host)
-        failed.append(bool(errors))
-    return exits.PARTIAL if found and any(failed) else exits.combined(failed)
+    return inspected(results, format_)
 
 
 async def _remove(invocation: Invocation, networks: list[str], *, force: bool) -> int:

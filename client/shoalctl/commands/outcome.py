@@ -10,6 +10,7 @@ from shoal.errors import ShoalError
 from shoalctl import exits
 from shoalctl.flags.fault import UsageFault
 from shoalctl.fleet.result import HostResult
+from shoalctl.render import documents
 from shoalctl.render.errors import show_error
 from shoalctl.render.listing import Listing
 
@@ -49,6 +50,39 @@ def presented(
             report(results)
             raise
     return report(results)
+
+
+Inspected = tuple[list[dict[str, Any]], list[ShoalError]]
+"""The documents that a host has of what was asked for, and the errors for what it lacks."""
+
+
+def inspected(results: Sequence[HostResult[Inspected]], format_: str) -> int:
+    """Show the documents of all hosts as one, or each in a template, and the errors; the exit code.
+
+    Raises UsageFault for a field of the template that a document lacks, after the errors are shown.
+    """
+    found = [view for result in results if result.ok for view in result.get()[0]]
+    try:
+        if format_:
+            Listing((), "", format_).show(found)
+        else:
+            documents.show(found)
+    except UsageFault:
+        _show_errors(results)
+        raise
+    failed = _show_errors(results)
+    return exits.PARTIAL if found and any(failed) else exits.combined(failed)
+
+
+def _show_errors(results: Sequence[HostResult[Inspected]]) -> list[bool]:
+    """Whether each host had some."""
+    failed = []
+    for result in results:
+        errors = [result.error] if result.error is not None else result.get()[1]
+        for error in errors:
+            show_error(error, result.host)
+        failed.append(bool(errors))
+    return failed
 
 
 async def single(host: str, work: Awaitable[object]) -> int:

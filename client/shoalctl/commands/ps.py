@@ -80,7 +80,7 @@ async def _ps(
 
         request = list_request(wanted, everything=everything, limit=limit)
         request.sizes = sizes
-        results = await collected(fleet.each(lambda host: filtered(host, request, wanted)), fleet.names)
+        results = await collected(fleet.each(lambda host: filtered(host, request, wanted, limit)), fleet.names)
     now = datetime.now(UTC)
 
     def rows(host: str, items: list[container_pb2.Container]) -> list[dict[str, Any]]:

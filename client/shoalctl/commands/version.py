@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from shoalctl.commands.command import HostCommand, execute, verb_app
+from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
 
 app = verb_app()
@@ -63,7 +64,13 @@ async def _version(invocation: Invocation, own: dict[str, Any], format_: str) ->
         _server(result.host, result.get()) if result.error is None else error_row(result.host, result.error)
         for result in results
     ]
-    _show(own, servers, format_)
+    try:
+        _show(own, servers, format_)
+    except UsageFault:
+        code = report(results)
+        if not any(result.ok for result in results):
+            return code  # no host has any field
+        raise
     return report(results)
 
 
@@ -86,7 +93,8 @@ def _show(own: dict[str, Any], servers: list[dict[str, Any]], format_: str) -> N
     from shoalctl.render.sections import show_sections
 
     if format_:
-        rows = servers or [{}]
+        # A template is for what answered; the others are told of as errors.
+        rows = [row for row in servers if format_ == "json" or "Error" not in row] or [{}]
         Listing((), "", format_).show([{"Client": own, "Server": row or None, **row} for row in rows])
         return
     good = [row for row in servers if "Error" not in row]

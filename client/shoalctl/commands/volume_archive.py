@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import NotFound, ShoalError
-from shoalctl import exits
 from shoalctl.flags.fault import UsageFault
 from shoalctl.invocation import Invocation
-from shoalctl.render.errors import show_error
 
 if TYPE_CHECKING:
     from shoal.v1 import volume_pb2
@@ -43,10 +41,8 @@ def volume_view(host: str, answer: volume_pb2.VolumeServiceInspectResponse) -> d
 
 async def inspect_volumes(invocation: Invocation, names: list[str], format_: str) -> int:
     """Print them; the exit code."""
-    from shoalctl.commands.outcome import collected
+    from shoalctl.commands.outcome import collected, inspected
     from shoalctl.fleet.volumes import inspect_volume
-    from shoalctl.render import documents
-    from shoalctl.render.listing import Listing
 
     async def on_host(host: HostClient) -> Found:
         found, errors = [], []
@@ -59,18 +55,7 @@ async def inspect_volumes(invocation: Invocation, names: list[str], format_: str
 
     async with invocation.fleet() as fleet:
         results = await collected(fleet.each(on_host), fleet.names)
-    found = [view for result in results if result.ok for view in result.get()[0]]
-    if format_:
-        Listing((), "", format_).show(found)
-    else:
-        documents.show(found)
-    failed = []
-    for result in results:
-        errors = [result.error] if result.error is not None else result.get()[1]
-        for error in errors:
-            show_error(error, result.host)
-        failed.append(bool(errors))
-    return exits.PARTIAL if found and any(failed) else exits.combined(failed)
+    return inspected(results, format_)
 
 
 async def export_to(invocation: Invocation, name: str, output: str) -> int:

@@ -30,6 +30,19 @@ def checked_platforms(texts: Iterable[str]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(found))
 
 
+def checked_pattern(text: str) -> str:
+    """The reference, or the pattern for references (`busy*`, `*/*:1.?`), if it can be one. Raises UsageFault."""
+    from shoal.gopattern import HAS_WILDCARD, pattern_regex
+
+    if not HAS_WILDCARD.search(text):
+        return checked_reference(text)
+    try:
+        pattern_regex(text)
+    except InvalidArgument as error:
+        raise UsageFault(error.message, hint="wildcards are *, ? and [...]") from error
+    return text
+
+
 def checked_platform(text: str) -> tuple[str, str, str] | None:
     """System, architecture and variant of `--platform`; None when it is empty. Raises UsageFault."""
     if not text:

@@ -1,7 +1,7 @@
 """A build's context as a tar stream: sorted, reproducible, never in memory as a whole.
 
-What goes in: directories, regular files, symbolic links (as links; nothing is followed) and hard links, with their
-modes and modification times in whole seconds; owner and group are root's, as Docker sends them. Sockets, FIFOs and
+What goes in: directories, regular files, FIFOs, symbolic links (as links; nothing is followed) and hard links, with
+their modes and modification times in whole seconds; owner and group are root's, as Docker sends them. Sockets and
 devices stay out and are named in `skipped`.
 """
 
@@ -123,6 +123,9 @@ class BuildContext:
         elif stat.S_ISLNK(info.st_mode):
             member.type = tarfile.SYMTYPE
             member.linkname = os.readlink(path).replace(os.sep, "/")
+            yield _header(member)
+        elif stat.S_ISFIFO(info.st_mode):
+            member.type = tarfile.FIFOTYPE
             yield _header(member)
         elif not stat.S_ISREG(info.st_mode):
             self.skipped.add(name)

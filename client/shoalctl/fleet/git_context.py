@@ -6,6 +6,7 @@ The hosts get files only. What git needs to get at a private repository stays he
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from shoal.git_url import GitUrl
 
 
 @contextmanager
-def checked_out(text: str) -> Iterator[str]:
-    """A directory with the repository's files for the time of the block. Blocking.
+def checked_out(text: str, *, keep_git_dir: bool = False) -> Iterator[str]:
+    """A directory with the files of the repository and its submodules for the time of the block. Blocking.
 
     Raises InvalidArgument, FailedPrecondition (PROGRAM_MISSING), Unavailable (URL_UNREACHABLE), NotFound
     (PATH_NOT_FOUND).
@@ -25,14 +26,42 @@ def checked_out(text: str) -> Iterator[str]:
     wanted = GitUrl.parse(text)
     with tempfile.TemporaryDirectory(prefix="shoal-context-") as place:
         _git(place, "init", "--quiet")
+        # What relative URLs of submodules are relative to.
+        _git(place, "remote", "add", "origin", wanted.url)
         if not _try(place, "fetch", "--quiet", "--no-tags", "--depth=1", wanted.url, wanted.ref or "HEAD"):
             _git(place, "fetch", "--quiet", "--tags", wanted.url, wanted.ref or "HEAD")
         _git(place, "checkout", "--quiet", "FETCH_HEAD")
-        _git(place, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
+        submodules = ("submodule", "--quiet", "update", "--init", "--recursive")
+        if not _try(place, *submodules, "--depth=1"):
+            _git(place, *submodules)
+        if not keep_git_dir:
+            _without_git(place)
         directory = os.path.join(place, wanted.directory)
-        if not os.path.isdir(directory) or not os.path.realpath(directory).startswith(os.path.realpath(place)):
+        if not os.path.isdir(directory) or not _is_below(os.path.realpath(directory), os.path.realpath(place)):
             raise NotFound(f"{wanted.url} has no directory {wanted.directory!r}", reason="PATH_NOT_FOUND")
         yield directory
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return os.path.commonpath((path, directory)) == directory
+
+
+def _without_git(place: str) -> None:
+    """Only git itself makes files of that name, of the repository and of each submodule."""
+    for directory, directories, files in os.walk(place):
+        if ".git" in directories:
+            directories.remove(".git")
+            _remove(os.path.join(directory, ".git"))
+        if ".git" in files:
+            os.unlink(os.path.join(directory, ".git"))
+
+
+def _remove(directory: str) -> None:
+    for inner, _, files in os.walk(directory):
+        for name in files:
+            # Git's objects are read-only, which Windows does not delete.
+            os.chmod(os.path.join(inner, name), 0o600)
+    shutil.rmtree(directory)
 
 
 def _try(place: str, *arguments: str) -> bool:
@@ -44,7 +73,9 @@ def _try(place: str, *arguments: str) -> bool:
 
 
 def _git(place: str, *arguments: str) -> None:
-    argv = ["git", "-c", "advice.detachedHead=false", "-c", "init.defaultBranch=main", *arguments]
+    # Of files of this machine a repository gets none: older versions of git do not refuse such submodules themselves.
+    settings = ("advice.detachedHead=false", "init.defaultBranch=main", "protocol.file.allow=user")
+    argv = ["git", *(word for each in settings for word in ("-c", each)), *arguments]
     try:
         done = subprocess.run(argv, cwd=place, capture_output=True, text=True, errors="replace", check=False)
     except FileNotFoundError as error:

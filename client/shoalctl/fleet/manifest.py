@@ -11,7 +11,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Manifest(NamedTuple):
     contents: dict[str, Content]
     """By digest, "sha256:..."."""
     skipped: list[str]
-    """Sockets, FIFOs and devices, which stay out."""
+    """Sockets and devices, which stay out."""
 
 
 class SharedManifest:
@@ -53,6 +53,11 @@ class SharedManifest:
         self._made: Manifest | None = None
         self._making = asyncio.Lock()
         self._failed: ShoalError | None = None
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """What the last one leaves out."""
+        return self._made.skipped if self._made is not None else ()
 
     async def get(self, but: Manifest | None = None) -> Manifest:
         """The manifest; a new one where the last is `but`. Raises as `manifest_of`."""
@@ -105,6 +110,8 @@ def _entries(context: BuildContext, known: _Known, contents: dict[str, Content],
             yield entry
         elif kind == stat.S_IFDIR:
             yield Entry(name, "d", mode, modified)
+        elif kind == stat.S_IFIFO:
+            yield Entry(name, "p", mode, modified)
         elif kind == stat.S_IFLNK:
             try:
                 target = os.readlink(path)

@@ -595,7 +595,10 @@ class ImageServiceBuildRequest(_message.Message):
         pull: _builtins.bool
         """True: pull base images even if the host has them."""
         network: _builtins.str
-        """Network of RUN steps: "bridge" (default when empty), "none" or "host" (role admin)."""
+        """Network of RUN steps: "bridge" (default when empty), "none", "host" (role admin), or the name of one that exists
+        (else NOT_FOUND, before anything runs), which can't be removed while the build goes on. The cache does not tell
+        bridge networks apart.
+        """
         inline_cache: _builtins.bool
         """The image's configuration says which steps its layers are of. The build argument BUILDKIT_INLINE_CACHE=1 is the same."""
         rewrite_times: _builtins.bool
@@ -640,7 +643,7 @@ class ImageServiceBuildRequest(_message.Message):
         def context_manifests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """Contexts by manifest: the digest of the manifest by the name of the context ("" for the main one). Nothing is sent of
             these in this stream. A manifest is the context's files without contents, in the format of mtree(5) with one path a
-            line: "#mtree", then "./PATH type=dir|file|link mode=0644 time=SECONDS.0" and, for files, "size=BYTES
+            line: "#mtree", then "./PATH type=dir|file|link|fifo mode=0644 time=SECONDS.0" and, for files, "size=BYTES
             sha256digest=HEX" (and "inode=N" for one with several names), for links "link=TARGET"; directories before what is in
             them, bytes other than printable ASCII, space, # and \\ as \\OOO. FAILED_PRECONDITION, reason CONTEXT_MISSING: send the
             manifest with FileService.Put, then what FileService.PrepareContext names, and begin again. A context that was built

@@ -42,6 +42,7 @@ from shoald.model.image import Image, Progress, RegistryCredentials
 
 MAX_PLATFORMS = 16
 _MAX_BUILDER_ID = 1000
+_MAX_NETWORK = 64  # of an id
 _MAX_DOCKERFILE_BYTES = 2 << 20
 _MAX_NAME = 4096
 _CONTEXT = re.compile(r"[a-z0-9][a-z0-9/._:@-]{0,254}")
@@ -116,8 +117,8 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         raise invalid("dockerfile", f"is larger than {_MAX_DOCKERFILE_BYTES} bytes")
     if start.target and not _TARGET.fullmatch(start.target):
         raise invalid("target", f"{start.target[:80]!r} is not the name or number of a stage")
-    if start.network not in ("", "bridge", "none", "host"):
-        raise invalid("network", f"{start.network[:80]!r} is not bridge, host or none")
+    if len(start.network) > _MAX_NETWORK or ":" in start.network:
+        raise invalid("network", f"{start.network[:80]!r} is not bridge, host, none or the name of a network")
     for key in start.build_args:
         if not key or "=" in key:
             raise invalid("build_args", f"{key[:80]!r} is not a name")
@@ -152,7 +153,7 @@ def build_request_of(start: pb.ImageServiceBuildRequest.Start) -> BuildRequest:
         provenance=_provenance(start.provenance) if start.HasField("provenance") else None,
         pull=start.pull,
         credentials=credentials,
-        network=start.network or "bridge",
+        network="bridge" if start.network in ("", "default") else start.network,
         secrets={secret.id: BuildSecret(secret.value) for secret in start.secrets},
         extra_hosts=tuple(start.extra_hosts),
         ssh={name: required("ssh", handle) for name, handle in start.ssh.items()},

@@ -90,6 +90,10 @@ class Arranging:
         elif entry.kind == "l":
             os.symlink(entry.content, at)
             os.utime(at, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+        elif entry.kind == "p":
+            os.mkfifo(at, 0o600)
+            os.chmod(at, entry.mode)
+            os.utime(at, ns=(entry.mtime_ns, entry.mtime_ns))
         elif entry.inode and entry.inode in self._links:
             os.link(self._links[entry.inode], at)
         else:

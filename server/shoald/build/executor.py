@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from shoald.build.keys import KnownKeys, copy_key, run_key, tree_key, workdir_ke
 from shoald.build.modes import mode_change
 from shoald.build.mounts import StepMounts
 from shoald.build.parents import select_with_parents
-from shoald.build.parts import Archive, Part, runs, told, with_archives
+from shoald.build.parts import Archive, Part, Piece, in_order, runs, told, with_archives
 from shoald.build.place import BuildPlace
 from shoald.build.rights import INSECURE, cdi_devices, check_rights
 from shoald.build.scans import Scans
@@ -60,16 +59,6 @@ _EMULATOR = (
 
 Unpack = Callable[[Path, Path, str], Awaitable[object]]
 """Unpack an archive (a host path) below a root, into a path inside it."""
-
-
-@dataclass(frozen=True)
-class Copying:
-    """What a COPY or ADD does, in order: its parts, and the same of files that were fetched into a directory of their
-    own."""
-
-    parts: Sequence[Part]
-    fetched_root: Path | None = None
-    fetched: Sequence[Part] = ()
 
 
 class _Watched:
@@ -136,16 +125,16 @@ class StepExecutor:
                 if known is not None:
                     return Keyed(known)
                 step, commit = await self._fetching.checked_out(build, step)
-                copying = await self._select(build, stage, step, roots, source)
+                pieces = await self._select(build, stage, step, roots, source)
                 if commit and step.keep_git_dir:
                     # Git's own files hold times and inodes: the commit tells what they are.
-                    what: tuple[Any, Any] = ((), [commit, *map(repr, step.sources), *step.exclude])
+                    what: tuple[Any, Any] = ((), [commit, "submodules", *map(repr, step.sources), *step.exclude])
                 else:
-                    what = told([*copying.parts, *copying.fetched])
+                    what = told([part for piece in pieces for part in piece.parts])
                 key = copy_key(stage.key, step, *what)
                 if source and not build.local:
                     self._keys.note(stage.key, repr(step), source, key)
-                return Keyed(key, copying)
+                return Keyed(key, pieces)
         raise Unimplemented(f"this daemon can't build {step.text!r}", reason="INSTRUCTION_UNSUPPORTED")
 
     async def _source(self, build: Build, step: CopyStep, roots: Roots) -> str:
@@ -161,26 +150,30 @@ class StepExecutor:
 
     async def _select(
         self, build: Build, stage: StageResult, step: CopyStep, roots: Roots, source: str = ""
-    ) -> Copying:
+    ) -> Sequence[Piece]:
+        """What the step makes, in the order of its sources: a later one wins where names clash."""
         async with self._root(build, step, roots) as root:
             tree = await self._tree(build, step, root, source)
             into = step.dest_is_dir or await self._dest_is_directory(stage, step)
             mode = mode_change(step.chmod)
-            items = (
-                finished(step, select_with_parents(step, tree), mode)
-                if step.parents
-                else select(step, tree, dest_is_directory=into, mode=mode)
-            )
             local = any(isinstance(source, PathSource) for source in step.sources)
-            items = clamped(items, build.request.latest_ns)
-            copying = Copying(await with_archives(root, items, step.dest, unpack=step.unpack and local))
-        if not any(isinstance(source, UrlSource) for source in step.sources):
-            return copying
-        # Fetched archives are unpacked only where the instruction says so, not because a local one is.
-        place, fetched = await self._fetching.files(build, step, into=into)
-        fetched = finished(step, fetched, mode)
-        parts = await with_archives(place, fetched, step.dest, unpack=step.unpack and not local)
-        return replace(copying, fetched_root=place, fetched=parts)
+            pieces = []
+            for each in in_order(step):
+                if isinstance(next(iter(each.sources), None), UrlSource):
+                    place, items = await self._fetching.files(build, each, into=into)
+                    items = finished(each, items, mode)
+                    # Fetched archives are unpacked only where the instruction says so, not because a local one is.
+                    unpack = step.unpack and not local
+                    pieces.append(Piece(await with_archives(place, items, step.dest, unpack=unpack), place))
+                    continue
+                items = (
+                    finished(each, select_with_parents(each, tree), mode)
+                    if step.parents
+                    else select(each, tree, dest_is_directory=into, mode=mode)
+                )
+                items = clamped(items, build.request.latest_ns)
+                pieces.append(Piece(await with_archives(root, items, step.dest, unpack=step.unpack and local)))
+        return pieces
 
     async def _mounted(self, build: Build, step: RunStep, roots: Roots) -> list[str]:
         """What a RUN can see through its bind mounts: of the context the content, of a stage or image its snapshot."""
@@ -254,9 +247,9 @@ class StepExecutor:
                 case RunStep():
                     await self._run(build, step, snapshot.id, roots, log)
                 case CopyStep():
-                    copying = keyed.items or await self._select(build, stage, step, roots)
+                    pieces = keyed.items or await self._select(build, stage, step, roots)
                     step, _ = await self._fetching.checked_out(build, step)
-                    await self._copy(build, step, snapshot.id, copying, roots)
+                    await self._copy(build, step, snapshot.id, pieces, roots)
                 case WorkdirStep():
                     await self._workdir(step, snapshot.id)
             if build.request.latest_ns is not None:
@@ -271,7 +264,7 @@ class StepExecutor:
         return snapshot.id
 
     async def _run(self, build: Build, step: RunStep, snapshot_id: str, roots: Roots, log: Log) -> None:
-        network = step.network if step.network != "default" else build.request.network or "bridge"
+        network = step.network if step.network != "default" else build.request.network
         async with self._mounts.prepared(build, step, roots) as made:
             mounts = made.mounts
             process = StepProcess(
@@ -301,14 +294,17 @@ class StepExecutor:
         layer = self._snapshots.fs_path(snapshot_id)
         await asyncio.to_thread(remove_stubs, layer, [mount.target for mount in mounts])
 
-    async def _copy(self, build: Build, step: CopyStep, snapshot_id: str, copying: Copying, roots: Roots) -> None:
-        layers = await self._layers(build, step, roots) if copying.fetched_root is None else []
+    async def _copy(
+        self, build: Build, step: CopyStep, snapshot_id: str, pieces: Sequence[Piece], roots: Roots
+    ) -> None:
+        layers = await self._layers(build, step, roots) if len(pieces) == 1 and pieces[0].root is None else []
+        links: list[trees.Link] = []
         async with self._root(build, step, roots) as source:
             async with self._snapshots.mounted(snapshot_id, read_only=False) as target:
                 owner = _owner(step.chown, target)
-                links = await self._make(step, source, copying.parts, target, owner, link=bool(layers))
-                if copying.fetched_root is not None:
-                    await self._make(step, copying.fetched_root, copying.fetched, target, owner)
+                for piece in pieces:
+                    at = source if piece.root is None else piece.root
+                    links += await self._make(step, at, piece.parts, target, owner, link=bool(layers))
             # A layer is changed itself only while it is not mounted: overlayfs has no rules for that.
             own, *below = [self._snapshots.fs_path(each.id) for each in self._snapshots.chain(snapshot_id)]
             left = await trees.link(own, layers, below, links) if links else ()

@@ -14,6 +14,7 @@ from typing import Any
 
 from shoald.build.selection import CopyItem, Tree
 from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
+from shoald.model.network import ABSTRACT, DEFAULT
 
 _REMEMBERED = 5000
 VERSION = 3
@@ -56,7 +57,9 @@ def run_key(
     parent: str, step: RunStep, platform: str, network: str, mounted: Sequence[str] = (), hosts: Sequence[str] = ()
 ) -> str:
     """A RUN: command, environment, user, directory, mounts; declared ARGs count even when unused. `mounted` says what
-    the bind mounts hold (`tree_key`, or the id of a snapshot), `hosts` the names that the build adds."""
+    the bind mounts hold (`tree_key`, or the id of a snapshot), `hosts` the names that the build adds. Which bridge
+    network it is does not count."""
+    network = step.network if step.network != "default" else network
     mounts = [
         [
             m.type.value,
@@ -83,7 +86,7 @@ def run_key(
         step.user,
         step.workdir,
         mounts,
-        step.network if step.network != "default" else network,
+        network if network in ABSTRACT else DEFAULT,
         step.security,
         files,
         list(step.build_args),

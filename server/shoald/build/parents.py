@@ -10,8 +10,9 @@ import posixpath
 from collections.abc import Iterator, Sequence
 
 from shoal.errors import InvalidArgument
+from shoal.gopattern import HAS_WILDCARD, pattern_regex
 from shoal.ignore import Matcher
-from shoald.build.selection import HAS_WILDCARD, CopyItem, Tree, component_regex, item_of
+from shoald.build.selection import CopyItem, Tree, item_of
 from shoald.dockerfile.steps import CopyStep, PathSource
 
 
@@ -75,7 +76,7 @@ def _matching(tree: Tree, at: str, parts: Sequence[str]) -> Iterator[str]:
         if path in tree.by_path:
             yield from _matching(tree, path, rest)
         return
-    regex = component_regex(first)
+    regex = pattern_regex(first)
     for entry in tree.inside(at):
         if regex.fullmatch(posixpath.basename(entry.path)):
             yield from _matching(tree, entry.path, rest)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from msgspec import Struct
 
 from shoald.build.archives import is_archive
 from shoald.build.selection import CopyItem
+from shoald.dockerfile.steps import CopyStep, UrlSource
 
 
 class Archive(Struct, frozen=True):
@@ -21,6 +24,27 @@ class Archive(Struct, frozen=True):
 
 
 Part = CopyItem | Archive
+
+
+class Piece(Struct, frozen=True):
+    """What neighbouring sources of one kind make. `root`: where fetched files are; None: the root of the step's own."""
+
+    parts: Sequence[Part]
+    root: Path | None = None
+
+
+def in_order(step: CopyStep) -> list[CopyStep]:
+    """The step as several, each of which fetches all of its sources, or none. Here-documents come last, as in
+    BuildKit."""
+    steps = [
+        replace(step, sources=tuple(sources), files=())
+        for _, sources in groupby(step.sources, lambda source: isinstance(source, UrlSource))
+    ]
+    if steps and not isinstance(steps[-1].sources[0], UrlSource):
+        steps[-1] = replace(steps[-1], files=step.files)
+    elif step.files or not steps:
+        steps.append(replace(step, sources=()))
+    return steps
 
 
 async def with_archives(root: Path, items: Sequence[CopyItem], dest: str, *, unpack: bool) -> list[Part]:

@@ -53,6 +53,7 @@ async def run_step(launcher: Launcher, vault: SecretVault, step: StepProcess, ou
     try:
         for secret in step.secrets:
             await vault.give(container.id, secret.mount, secret.value, secret.mode)
+        launcher.network.admit(container.id, launcher.network.memberships(container.spec))
         await launcher.launch(container)
         finished = asyncio.Event()
         ended.add_done_callback(lambda _: finished.set())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +38,8 @@ from shoald.metadata.store import Metadata
 from shoald.model.build import BuildEstimate, BuildRequest, BuildState, BuildSummary, Built, StepFinished
 from shoald.model.image import Image
 from shoald.model.metrics import EngineMetrics
+from shoald.model.network import ABSTRACT
+from shoald.network.networks import Networks
 
 Publish = Callable[[str, str, str, dict[str, str]], None]
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
@@ -59,6 +61,7 @@ class BuildCases:
         contexts: Contexts,
         caches: RemoteCaches,
         exports: CacheExports,
+        networks: Networks,
         tmp_dir: Path,
         userns: Any,
         publish: Publish,
@@ -75,6 +78,7 @@ class BuildCases:
         self._contexts = contexts
         self._caches = caches
         self._exports = exports
+        self._networks = networks
         self._tmp_dir = tmp_dir
         self._userns = userns
         self._publish = publish
@@ -91,8 +95,8 @@ class BuildCases:
         for tag in request.tags:
             if Reference.parse(tag).digest is not None:
                 raise InvalidArgument(f"a tag can't have a digest: {tag}", reason="INVALID_REFERENCE")
-        if request.network not in ("", "bridge", "none", "host", "default"):
-            raise InvalidArgument(f"unknown network {request.network!r}", reason="UNKNOWN_NETWORK")
+        with self._network(request):
+            pass  # it is there
         started = False
         place = BuildPlace(self._tmp_dir)
         try:
@@ -167,7 +171,7 @@ class BuildCases:
 
     async def _build(self, request_id: str, request: BuildRequest, place: BuildPlace, emit: Emit) -> Built:
         started = datetime.now(UTC)
-        with self._md.leases.lease("build") as lease:
+        with self._md.leases.lease("build") as lease, self._network(request):
             base = self._md.containers.allocate_userns(
                 self._userns.base, self._userns.size, self._userns.slots, lease=lease
             )
@@ -201,6 +205,15 @@ class BuildCases:
             built = Built(self._md.images.get(built.image.id) or built.image, built.index)
         self._publish("image", "build", built.image.id, {"name": request.tags[0] if request.tags else ""})
         return built
+
+    @contextlib.contextmanager
+    def _network(self, request: BuildRequest) -> Iterator[None]:
+        """Keep the network of the steps for the time of the block. Raises NotFound (NETWORK_NOT_FOUND)."""
+        if request.network in ABSTRACT:
+            yield
+            return
+        with self._networks.guests.use(self._networks.find(request.network).id):
+            yield
 
     async def _planned(self, request: BuildRequest) -> BuildPlan:
         # A large file takes a while to parse.

@@ -151,6 +151,13 @@ class NetworkCases:
                 hint="disconnect or remove these containers first",
                 metadata={"network": network.name},
             )
+        if self._networks.guests.needs(network.id):
+            raise FailedPrecondition(
+                f"network {network.name} is in use by a build",
+                reason="NETWORK_IN_USE",
+                hint="wait for its end, or cancel it: shoal builder list",
+                metadata={"network": network.name},
+            )
 
     async def prune(self, labels: Labels = ()) -> Sequence[str]:
         """Names of the networks that no container named."""

@@ -47,7 +47,7 @@ class Rules:
 
 
 LAYER = Rules(whiteouts=True, devices=True, xattrs=True)
-CONTEXT = Rules(whiteouts=False, devices=False, xattrs=False, owner=(0, 0))
+CONTEXT = Rules(whiteouts=False, devices=False, xattrs=False, owner=(0, 0), fifos=True)
 ARCHIVE = Rules(whiteouts=False, devices=True, xattrs=True)
 VOLUME = Rules(whiteouts=False, devices=False, xattrs=True, fifos=True)
 

@@ -58,7 +58,11 @@ class BridgeNetwork:
         self._reservations = Reservations()
         self.networks = Networks(md, NetworkSettings(settings.bridge, settings.subnet, settings.pool, settings.mtu))
         self._tables = Tables(settings.nft_table, settings.bridge, self._wanted)
-        self.names = NameServer(settings.dns_directory, settings.dns_program, lambda: zones(md, self.networks.list()))
+        self.names = NameServer(
+            settings.dns_directory,
+            settings.dns_program,
+            lambda: zones(md, self.networks.list(), self.networks.guests),
+        )
         self._open: set[str] = set()
         self._unwiring: dict[str, asyncio.Task[None]] = {}
 
@@ -169,7 +173,11 @@ class BridgeNetwork:
         found = self._md.memberships.of(owner)
         if found or self._md.containers.get(owner) is not None:
             return found
-        return (Membership(DEFAULT),)
+        return self.networks.guests.of(owner) or (Membership(DEFAULT),)
+
+    def admit(self, owner: str, memberships: Sequence[Membership]) -> None:
+        """See NetworkDriver.admit."""
+        self.networks.guests.admit(owner, memberships)
 
     def _allocate(self, owner: str, membership: Membership) -> None:
         network = self.networks.require(membership.network)
@@ -301,6 +309,7 @@ class BridgeNetwork:
             self._md.ports.release(container_id)
             self._md.addresses.release(container_id)
             self._md.addresses6.release(container_id)
+        self.networks.guests.leave(container_id)
         if named:
             await to_end(self.names.update())
 

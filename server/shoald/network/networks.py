@@ -26,6 +26,7 @@ from shoald.network.addressing import (
     overlapping,
     plan_of,
 )
+from shoald.network.guests import Guests
 from shoald.network.ports import Endpoint
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ class Networks:
         self._indices: dict[str, int] = {}
         self._broken: dict[str, str] = {}
         self._mtu = settings.mtu or 1500
+        self.guests = Guests()
         self.changing = asyncio.Lock()
         """Held while a network comes or goes, and while a container joins one."""
 

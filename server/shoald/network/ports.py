@@ -30,12 +30,15 @@ class NetworkDriver(Protocol):
     """The bridge networks of a host: addresses, veth pairs, published ports, names.
 
     Networks, memberships, addresses and published ports are rows in metadata, so that a new daemon knows them. Whoever
-    has no row as a container (a step of a build) is in the default network.
+    has no row as a container (a step of a build) is in those that `admit` was told, else in the default network.
     """
 
     async def setup(self) -> None:
         """Make bridges and nft tables as they should be, for all rows that exist; idempotent; called at start and after
         a flush of rules by others was noticed. Also takes up again the reservations of published ports."""
+
+    def admit(self, owner: str, memberships: Sequence[Membership]) -> None:
+        """Say before `allocate` which networks it is in that has no row. `release` and a new daemon forget it."""
 
     async def allocate(
         self, container_id: str, ports: Sequence[PortMapping]

@@ -8,22 +8,25 @@ from shoald.metadata.store import Metadata
 from shoald.model.container import Container
 from shoald.model.network import Membership, Network
 from shoald.network.dns import Entry, Zone
+from shoald.network.guests import Guests
 
 SHORT_ID = 12
 
 
-def zones(md: Metadata, networks: Sequence[Network]) -> list[Zone]:
-    """One for each user-defined network, with the containers that have addresses in it."""
-    return [_zone(md, network) for network in networks if network.named]
+def zones(md: Metadata, networks: Sequence[Network], guests: Guests) -> list[Zone]:
+    """One for each user-defined network, with the containers and guests that have addresses in it. Who is not told of
+    gets no answers."""
+    return [_zone(md, network, guests) for network in networks if network.named]
 
 
-def _zone(md: Metadata, network: Network) -> Zone:
+def _zone(md: Metadata, network: Network, guests: Guests) -> Zone:
     entries = []
     memberships = md.memberships.members(network.id)
     for owner in md.addresses.owners(network.subnet):
         container, membership = md.containers.get(owner), memberships.get(owner)
         address = md.addresses.get(owner, network.subnet)
-        if container is None or membership is None or address is None:
+        guest = any(each.network == network.id for each in guests.of(owner))
+        if address is None or not (guest or (container and membership)):
             continue
         address6 = md.addresses6.get(owner, network.subnet6) if network.subnet6 is not None else None
         entries.append(
@@ -31,8 +34,8 @@ def _zone(md: Metadata, network: Network) -> Zone:
                 owner,
                 (str(address),),
                 (str(address6),) if address6 is not None else (),
-                names_of(container, membership),
-                () if network.internal else container.spec.dns,
+                names_of(container, membership) if container and membership else (owner[:SHORT_ID],),
+                container.spec.dns if container and not network.internal else (),
             )
         )
     return Zone(network.id, network.gateways, network.internal, tuple(entries))

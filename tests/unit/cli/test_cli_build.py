@@ -94,13 +94,16 @@ def test_long_and_strange_names(root: Path) -> None:
     assert {"d" * 200 + "/" + "e" * 200 + "/ü", strange} <= set(names(root))
 
 
-def test_special_files_are_skipped_and_named(root: Path) -> None:
+def test_sockets_are_skipped_and_named(root: Path) -> None:
     os.mkfifo(root / "fifo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(root / "socket"))
         context = BuildContext.at(root)
-        assert [member.name for member in members(context.chunks())] == ["Dockerfile"]
-        assert context.skipped == {"fifo", "socket"}
+        assert [(member.name, member.type) for member in members(context.chunks())] == [
+            ("Dockerfile", tarfile.REGTYPE),
+            ("fifo", tarfile.FIFOTYPE),
+        ]
+        assert context.skipped == {"socket"}
 
 
 def test_an_unreadable_file_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,33 @@ def test_several_references(shoal: Shoal, h1: FakeDaemon) -> None:
     assert shoal("images", *NAMES, "-f", "reference=redis:7", "busybox")[1].split() == ["busybox:1", "redis:7"]
     assert shoal("images", *NAMES, "redis")[1].split() == ["redis:7", "redis:6"]
     assert h1.requests("ListImages")[-1].reference == "redis"
-    assert shoal("images", "-f", "reference=A*")[0] == 2
+    assert shoal("images", "-f", "reference=A")[0] == 2
+
+
+def test_patterns_of_references(shoal: Shoal, h1: FakeDaemon) -> None:
+    h1.images += [
+        image("docker.io/library/busybox:1.36"),
+        image("", "2", tags=["docker.io/me/app:1.2", "docker.io/me/app:1.10", "registry.example:5000/a/b:1.2"]),
+    ]
+    for pattern, shown in (
+        ("busy*", "busybox:1.36"),
+        ("busybox:1.*", "busybox:1.36"),
+        ("*", "busybox:1.36"),
+        ("*/*:1.?", "me/app:1.2"),
+        ("*/*", "me/app:1.2 me/app:1.10"),
+        ("me/app:1.[0-9][0-9]", "me/app:1.10"),
+        ("*/*/*", "registry.example:5000/a/b:1.2"),
+        ("docker.io/*", ""),
+        ("Busy*", ""),
+    ):
+        assert shoal("images", *NAMES, "-f", f"reference={pattern}")[1].split() == shown.split(), pattern
+        assert shoal("images", *NAMES, pattern)[1].split() == shown.split(), pattern
+        assert h1.requests("ListImages")[-1].reference == ""
+    asked = len(h1.requests("ListImages"))
+    code, _, said = shoal("images", "-f", "reference=busy[")
+    assert code == 2
+    assert "syntax error in pattern" in said
+    assert len(h1.requests("ListImages")) == asked
 
 
 def test_volumes_in_use(shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:

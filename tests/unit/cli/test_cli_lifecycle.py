@@ -138,6 +138,18 @@ def test_filters_of_ps(shoal: Shoal, h1: FakeDaemon) -> None:
     assert names("-f", "before=mid", "-a") == ["old"]
     assert names("-f", "since=mid") == ["new"]
     assert names("-a", "-f", "since=old") == ["new", "mid"]
+    for flags, shown in (
+        (("-n", "1", "-f", "publish=80/tcp"), ["old"]),
+        (("-l", "-f", "exited=3"), ["mid"]),
+        (("-n", "1", "-f", "before=new"), ["mid"]),
+        (("-n", "5", "-f", "before=new"), ["mid", "old"]),
+        (("-l", "-f", "name=old", "-f", "name=mid"), ["mid"]),
+    ):
+        assert names(*flags) == shown
+        assert (h1.requests("List")[-1].limit, h1.requests("List")[-1].all) == (0, True)
+    assert names("-n", "2") == ["new", "mid"]
+    shoal("ps", "-n", "2", "-f", "health=healthy", "-f", "label=a")
+    assert h1.requests("List")[-1].limit == 2
     shoal("ps", "-f", "network=front", "-f", "volume=data")
     assert (h1.requests("List")[-1].network, h1.requests("List")[-1].volume) == ("front", "data")
     assert "SIZE" in shoal("ps", "-s")[1]
@@ -161,12 +173,30 @@ def test_before_one_that_a_host_lacks(shoal: Shoal, h1: FakeDaemon, h2: FakeDaem
     assert h1.requests("List")[-1].name == "api"
 
 
-def test_a_wrong_format_hides_no_error_of_a_host(shoal: Shoal, h1: FakeDaemon) -> None:
+@pytest.mark.parametrize("verb", [("ps",), ("inspect", "web"), ("version",)])
+def test_a_wrong_format_hides_no_error_of_a_host(shoal: Shoal, h1: FakeDaemon, verb: tuple[str, ...]) -> None:
     h1.containers.append(container("web"))
-    code, _, err = shoal("ps", "-g", "half", "--format", "{{.Nope}}")
-    assert code == 2
+    code, out, err = shoal(*verb, "-g", "half", "--format", "{{.Nope}}")
+    assert (code, out) == (2, "")
     assert "shoal: dead:" in err
     assert "unknown field '.Nope'" in err
+
+
+def test_a_wrong_format_hides_no_missing_name(shoal: Shoal, h1: FakeDaemon) -> None:
+    h1.containers.append(container("web"))
+    code, out, err = shoal("inspect", "--format", "{{.Nope}}", "web", "none")
+    assert (code, out) == (2, "")
+    assert "no container and no image 'none'" in err
+
+
+def test_the_version_of_those_that_answer(shoal: Shoal) -> None:
+    for field in ("{{.Version}}", "{{.Server.Version}}"):
+        code, out, err = shoal("version", "-g", "half", "--format", field)
+        assert (code, out) == (3, "9.9\n")
+        assert "shoal: dead:" in err
+        code, out, err = shoal("version", "-H", "dead", "--format", field)
+        assert (code, out) == (1, "")
+        assert "unknown field" not in err
 
 
 def test_wait_for_health(shoal: Shoal, h1: FakeDaemon) -> None:

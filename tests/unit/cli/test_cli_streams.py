@@ -16,7 +16,7 @@ import pytest
 from shoal.errors import NotFound
 from shoalctl import app
 from tests.support.cli import Shoal
-from tests.support.fake_daemon import FakeDaemon, container, record
+from tests.support.fake_daemon import FakeDaemon, container, image, record
 
 SHOAL = f"{sys.executable} -m shoalctl.main"
 FULL = "shoal: can't write standard output: No space left on device\n"
@@ -35,17 +35,36 @@ def shell(config: Path, command: str, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", ["host list", "ps", "logs web"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["host list", "ps", "logs web", "--help", "run --help", "--version", "images --format {{.ID}}", "inspect web"],
+)
 def test_a_full_disk_is_told(arguments: str, unbuffered: str, config: Path, h1: FakeDaemon) -> None:
     h1.containers.append(container("web"))
+    h1.images.append(image("docker.io/library/busybox:1"))
     h1.records = [record("line\n")]
     done = shell(config, f"shoal {arguments} >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (1, FULL)
+
+
+def test_a_full_disk_is_told_in_the_midst_of_much(config: Path, h1: FakeDaemon) -> None:
+    h1.containers += [container(f"web{number}") for number in range(500)]
+    done = shell(config, "shoal ps >/dev/full")
     assert (done.returncode, done.stderr) == (1, FULL)
 
 
 def test_a_reader_that_has_enough_is_no_error(config: Path, h1: FakeDaemon) -> None:
     done = shell(config, "shoal host list | true; echo ${PIPESTATUS[0]}")
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", ["run --help", "ps", "images --format '{{json .}}'"])
+def test_a_reader_that_has_enough_hears_nothing(arguments: str, unbuffered: str, config: Path, h1: FakeDaemon) -> None:
+    h1.containers += [container(f"web{number}") for number in range(5000)]
+    h1.images += [image(f"docker.io/library/busybox:{number}") for number in range(5000)]
+    done = shell(config, f"shoal {arguments} | head -1 >/dev/null", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_closed_streams(config: Path, h1: FakeDaemon) -> None:
