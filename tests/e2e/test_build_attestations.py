@@ -91,15 +91,15 @@ def test_in_a_registry(fleet: Fleet, registry: DockerRegistry, context: Path) ->
 
 
 def test_what_add_fetched_is_a_material(fleet: Fleet, registry: DockerRegistry, tmp_path: Path) -> None:
-    url = f"http://{registry.address}/v2/_catalog"
-    (tmp_path / "Dockerfile").write_text(f"FROM scratch\nADD {url} /catalog\n")
+    url = f"http://{registry.address}/v2/busybox/tags/list"
+    (tmp_path / "Dockerfile").write_text(f"FROM scratch\nADD {url} /tags\n")
     name = f"{registry.address}/fetched:1"
     flags = ["--provenance", "--network", "host", "--push"]
     fleet.shoal("build", "-H", "h1", "-q", *flags, "-t", name, tmp_path)
     [material] = [each for each in statements(registry, "fetched")[V02]["materials"] if each["uri"] == url]
     body = tmp_path / "body"
     fleet.shoal("build", "-H", "h1", "-q", *flags[1:3], "-o", body, tmp_path)
-    assert material["digest"]["sha256"] == hashlib.sha256((body / "catalog").read_bytes()).hexdigest()
+    assert material["digest"]["sha256"] == hashlib.sha256((body / "tags").read_bytes()).hexdigest()
     fleet.shoal("rmi", "-H", "h1", name)
 
 
