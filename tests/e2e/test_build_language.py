@@ -121,3 +121,16 @@ def test_a_later_source_wins_be_it_fetched_or_not(host: Fleet, busybox: str, tmp
     shown = host.shoal("run", "--rm", "it", "cat", "/one/file", "/two/file", "/three/file").stdout
     assert shown == "localfetchedhere\n"
     assert said.count("CACHED") == 4
+
+
+def test_inspect_shows_what_only_docker_has(host: Fleet, busybox: str, tmp_path: Path) -> None:
+    text = (
+        f'FROM {busybox}\nSHELL ["/bin/ash", "-c"]\nONBUILD RUN true\nHEALTHCHECK --interval=7s CMD ["true"]\n'
+        "STOPSIGNAL SIGQUIT\n"
+    )
+    build(host, tmp_path / "c", text)
+    [config] = (image["Config"] for image in host.json("inspect", "lang"))
+    assert config["Shell"] == ["/bin/ash", "-c"]
+    assert config["OnBuild"] == ["RUN true"]
+    assert config["Healthcheck"] == {"Test": ["CMD", "true"], "Interval": 7_000_000_000}
+    assert config["StopSignal"] == "SIGQUIT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from shoalctl.commands.container_rows import stamp
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict[str, Any]:
     """The object; `Host` is shoal's own addition."""
     image, config = answer.image, answer.config
+    raw = _raw(answer.raw_config)
     return {
         "Host": host,
         "Id": image.id,
@@ -32,6 +34,9 @@ def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict
             "ExposedPorts": {port: {} for port in config.exposed_ports},
             "Volumes": {volume: {} for volume in config.volumes},
             "StopSignal": config.stop_signal,
+            "Healthcheck": raw.get("Healthcheck"),
+            "OnBuild": raw.get("OnBuild"),
+            "Shell": raw.get("Shell"),
             "Labels": FreeMap(sorted(config.labels.items())),
         },
         "Architecture": image.platform.architecture,
@@ -49,3 +54,13 @@ def image_view(host: str, answer: image_pb2.ImageServiceInspectResponse) -> dict
             for step in answer.history
         ],
     }
+
+
+def _raw(document: bytes) -> dict[str, Any]:
+    """The `config` object of an image's configuration, for what the message has no fields for."""
+    try:
+        found = json.loads(document or b"{}")
+    except ValueError:
+        return {}
+    config = found.get("config") if isinstance(found, dict) else None
+    return config if isinstance(config, dict) else {}
