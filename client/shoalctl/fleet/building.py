@@ -123,7 +123,9 @@ class Build:
         if not index_digest and (len(start.platforms) > 1 or start.sbom or start.HasField("provenance")):
             missing = "for its own platform only" if len(start.platforms) > 1 else "without attestations"
             raise FailedPrecondition(
-                f"the host built an image {missing}: its version is older", reason="NO_INDEX", hint="update shoald there"
+                f"the host built an image {missing}: its version is older",
+                reason="NO_INDEX",
+                hint="update shoald there",
             )
 
     def _may_go_on(self, error: ShoalError) -> bool:

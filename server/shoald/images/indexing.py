@@ -13,6 +13,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, InvalidArgument, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.attest.manifest import ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
 from shoald.content.ports import ContentStore
 from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import Image, IndexRecord
@@ -21,8 +22,6 @@ from shoald.oci.manifest import Descriptor, Index, Manifest, PlatformSpec, encod
 from shoald.oci.mediatypes import OCI_INDEX
 from shoald.oci.parse import parse_manifest
 
-REFERENCE_TYPE, REFERENCE_DIGEST = "vnd.docker.reference.type", "vnd.docker.reference.digest"
-ATTESTATION = "attestation-manifest"
 _UNKNOWN = Platform("unknown", "unknown")
 
 
