@@ -71,6 +71,8 @@ class FakeDaemon:
     records: list[container_pb2.LogRecord] = field(default_factory=list)
     events: list[system_pb2.Event] = field(default_factory=list)
     build_events: list[image_pb2.BuildEvent] = field(default_factory=list)
+    index: image_pb2.ImageServiceInspectIndexResponse | None = None
+    """What builds make."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
     trouble: dict[str, ShoalError] = field(default_factory=dict)
@@ -377,7 +379,15 @@ class _Images(image_pb2_grpc.ImageServiceServicer):
             self._daemon.broken("Build", context)
         if "BuildEnd" in self._daemon.trouble:
             refuse(context, self._daemon.trouble["BuildEnd"])
-        yield response(image=image("built"))
+        yield response(image=image("built"), index_digest=self._daemon.index.digest if self._daemon.index else "")
+
+    def InspectIndex(self, request: Any, context: Any) -> Any:
+        self._daemon.note("InspectIndex", request, context)
+        return self._daemon.index
+
+    def Export(self, request: Any, context: Any) -> Iterator[Any]:
+        self._daemon.note("Export", request, context)
+        yield image_pb2.ImageServiceExportResponse(chunk=bytes(1024))
 
     def FollowBuild(self, request: Any, context: Any) -> Iterator[Any]:
         self._daemon.note("FollowBuild", request, context)

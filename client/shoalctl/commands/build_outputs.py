@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from shoal.platform import Platform
 from shoalctl.commands.build_options import BuildOptions
 from shoalctl.flags.build_output import Output
 from shoalctl.flags.fault import UsageFault
@@ -60,8 +61,9 @@ async def deliver(host: HostClient, image: image_pb2.Image, index: str, output: 
 
         # A directory for each, as buildx has it.
         for each in (await inspect_index(host, index)).images:
-            own = each.platform
-            place = os.path.join(output.dest, "_".join(filter(None, (own.os, own.architecture, own.variant))))
+            # Its parts may come from anywhere; in normal form they have no separators.
+            own = Platform(each.platform.os, each.platform.architecture, each.platform.variant)
+            place = os.path.join(output.dest, str(own).replace("/", "_"))
             os.makedirs(place, exist_ok=True)
             await unpack_archive(export_image(host, each.id), LocalTarget(place, "."))
         return

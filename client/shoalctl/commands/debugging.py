@@ -82,6 +82,8 @@ def _before(
         "inline_cache",
         "lent_caches",
         "cache_exports",
+        "sbom",
+        "provenance",
     ):
         changed.ClearField(field)
     changed.tags.append(name)

@@ -97,6 +97,7 @@ class Build:
                             self.caches[message.event.cache_ready.all_steps] = message.event.cache_ready
                         yield message.event
                     elif message.HasField("image"):
+                        self._check_result(message.index_digest)
                         self.image, self.index_digest = message.image, message.index_digest
                 if self.image is None:
                     raise LinkLost("the stream ended before the build did")
@@ -115,6 +116,17 @@ class Build:
                     # The host has given the build up with its half of a context; its id is spent.
                     self.request_id = new_request_id()
                     self._cursor = 0
+
+    def _check_result(self, index_digest: str) -> None:
+        """A daemon that does not know these fields of `Start` builds one image, and says nothing."""
+        start = self._start
+        if not index_digest and (len(start.platforms) > 1 or start.sbom or start.HasField("provenance")):
+            missing = "for its own platform only" if len(start.platforms) > 1 else "without attestations"
+            raise FailedPrecondition(
+                f"the host built an image {missing}: its version is older",
+                reason="NO_INDEX",
+                hint="update shoald there",
+            )
 
     def _may_go_on(self, error: ShoalError) -> bool:
         """After a lost link; when the host lacks a context, or had not begun when the link was lost."""

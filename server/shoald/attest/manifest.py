@@ -51,9 +51,3 @@ def attestation_manifest(statements: Sequence[Statement], image: Digest) -> Atte
     )
     blobs = [(config, OCI_CONFIG), *((each.body, MEDIA_TYPE) for each in statements)]
     return AttestationManifest(tuple(blobs), manifest, descriptor)
-
-
-def is_attestation_of(descriptor: Descriptor, image: str) -> bool:
-    """Whether an entry of an index is the attestation manifest of the image manifest with this digest."""
-    given = descriptor.annotations or {}
-    return given.get(REFERENCE_TYPE) == ATTESTATION and given.get(REFERENCE_DIGEST) == image

@@ -53,7 +53,7 @@ class Attesting:
             slsa = Version(wanted.version)
             predicate = provenance(facts, mode=Mode.MAX if wanted.all else Mode.MIN, slsa=slsa)
             statements.append(make_statement(slsa.predicate_type, predicate, subjects))
-        made = attestation_manifest(statements, subject)
+        made = await in_thread(lambda: attestation_manifest(statements, subject))
         for body in (*(body for body, _ in made.blobs), made.manifest):
             self._md.leases.hold(build.lease, HoldKind.BLOB, str(Digest.of(body)))
             await self._content.put(body)
@@ -72,14 +72,18 @@ class Attesting:
         for text in found.warnings:
             build.emit(BuildWarning("", f"SBOM: {text}"))
         name = build.request.tags[0] if build.request.tags else image.id
-        document = spdx_document(
-            found,
-            name=name,
-            digest=Digest.parse(image.manifest_digest),
-            created=image.created_at,
-            purl=image_url(name, platform) if build.request.tags else "",
-        )
-        return make_statement(PREDICATE_TYPE, document, subjects)
+
+        def statement() -> Statement:
+            document = spdx_document(
+                found,
+                name=name,
+                digest=Digest.parse(image.manifest_digest),
+                created=image.created_at,
+                purl=image_url(name, platform) if build.request.tags else "",
+            )
+            return make_statement(PREDICATE_TYPE, document, subjects)
+
+        return await in_thread(statement)  # an image may have many packages
 
 
 def facts_of(build: Build, request_id: str, started: datetime) -> BuildFacts:

@@ -17,7 +17,7 @@ from shoal.digest import Digest
 from shoal.errors import InvalidArgument
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
-from shoald.images.indexing import Indexer, platform_spec, subject_of
+from shoald.images.indexing import Indexer, platform_spec
 from shoald.model.image import Image, IndexRecord
 from shoald.oci.manifest import Descriptor, Index, Manifest
 from shoald.oci.mediatypes import OCI_INDEX, is_foreign
@@ -67,12 +67,10 @@ def _blobs(content: ContentStore, indexer: Indexer, each: Exported) -> Iterator[
         yield from _blobs_of(content, each.image)
         return
     yield each.image, Descriptor(media_type=record.media_type, digest=record.digest, size=record.size_bytes)
-    for part in indexer.parts(record.digest):
-        yield from _blobs_of(content, part.image)
     for entry in indexer.document(record)[1].manifests:
-        if subject_of(entry) is not None:
-            yield each.image, entry
-            yield from ((each.image, part) for part in indexer.manifest(entry).parts)
+        image = indexer.image_of(entry) or each.image
+        yield image, entry
+        yield from ((image, part) for part in indexer.manifest(entry).parts)
 
 
 def _blobs_of(content: ContentStore, image: Image) -> Iterator[tuple[Image, Descriptor]]:

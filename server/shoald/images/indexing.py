@@ -13,6 +13,7 @@ from shoal.digest import Digest
 from shoal.errors import DataLoss, InvalidArgument, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
+from shoald.attest.manifest import ATTESTATION, REFERENCE_DIGEST, REFERENCE_TYPE
 from shoald.content.ports import ContentStore
 from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import Image, IndexRecord
@@ -21,8 +22,7 @@ from shoald.oci.manifest import Descriptor, Index, Manifest, PlatformSpec, encod
 from shoald.oci.mediatypes import OCI_INDEX
 from shoald.oci.parse import parse_manifest
 
-REFERENCE_TYPE, REFERENCE_DIGEST = "vnd.docker.reference.type", "vnd.docker.reference.digest"
-ATTESTATION = "attestation-manifest"
+_UNKNOWN = Platform("unknown", "unknown")
 
 
 class Part(Struct, frozen=True):
@@ -30,6 +30,8 @@ class Part(Struct, frozen=True):
 
     image: Image
     attestations: tuple[Descriptor, ...] = ()
+    entry: Descriptor | None = None
+    """What an index has of the image; its manifest may be another one than `image` has by now."""
 
 
 class Indexer:
@@ -48,7 +50,7 @@ class Indexer:
         return self._md.indexes.named(canonical(name))
 
     def document(self, record: IndexRecord) -> tuple[bytes, Index]:
-        """The index itself. Raises DataLoss."""
+        """The index itself. Raises NotFound (BLOB_NOT_FOUND), DataLoss (BAD_MANIFEST)."""
         body = self._content.read(Digest.parse(record.digest))
         index = parse_manifest(body, record.media_type)
         if not isinstance(index, Index):
@@ -58,18 +60,28 @@ class Indexer:
     def parts(self, name: str) -> list[Part]:
         """What a name stands for: the images of an index with their attestations, or one image.
 
-        Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (AMBIGUOUS_ID).
+        Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (AMBIGUOUS_ID), and as `document` and `manifest`.
         """
         record = self.find(name)
         if record is None:
             return [Part(self._md.images.find(name))]
-        _, index = self.document(record)
+        entries = {entry.digest: entry for entry in self.document(record)[1].manifests}.values()
         about: dict[str, list[Descriptor]] = {}
-        for entry in index.manifests:
+        for entry in entries:
             if (subject := subject_of(entry)) is not None:
                 about.setdefault(subject, []).append(entry)
-        images = [image for each in record.images if (image := self._md.images.get(each)) is not None]
-        return [Part(image, tuple(about.get(image.manifest_digest, ()))) for image in images]
+        images = {entry.digest: self.image_of(entry) for entry in entries}
+        return [
+            Part(image, tuple(about.get(entry.digest, ())), entry)
+            for entry in entries
+            if (image := images[entry.digest]) is not None
+        ]
+
+    def image_of(self, entry: Descriptor) -> Image | None:
+        """The image that an entry of an index is; None for an attestation. Raises as `manifest`."""
+        if subject_of(entry) is not None:
+            return None
+        return self._md.images.get(self.manifest(entry).config.digest)
 
     def blobs(self, record: IndexRecord) -> set[str]:
         """Digests of all that an index consists of."""
@@ -83,7 +95,7 @@ class Indexer:
         if record is None:
             return image
         found = [each for part in record.images if (each := self._md.images.get(part)) is not None]
-        best = platform.best(each.config.platform for each in found)
+        best = platform.best(map(_claimed, found))
         return image if best is None else found[best]
 
     async def create(self, parts: Sequence[Part], names: Iterable[str] = ()) -> IndexRecord:
@@ -96,14 +108,15 @@ class Indexer:
             raise InvalidArgument("an index needs an image", reason="EMPTY_INDEX")
         known: dict[str, str] = {}
         for part in parts:
-            platform = str(platform_spec(part.image.config).platform)
+            platform = str(part.image.config.platform)
             if known.setdefault(platform, part.image.id) != part.image.id:
                 raise InvalidArgument(
                     f"two of the images are for {platform}: {known[platform]} and {part.image.id}",
                     reason="DUPLICATE_PLATFORM",
                 )
-        entries = [self._entry(part.image) for part in parts] + [each for part in parts for each in part.attestations]
-        body = encode(Index.of([entry for at, entry in enumerate(entries) if entry not in entries[:at]]))
+        images = [part.entry or self._entry(part.image) for part in parts]
+        entries = [*images, *(each for part in parts for each in part.attestations)]
+        body = encode(Index.of(list({entry.digest: entry for entry in entries}.values())))
         return await self.keep(body, OCI_INDEX, [part.image for part in parts], names)
 
     async def keep(self, body: bytes, media_type: str, images: Sequence[Image], names: Iterable[str]) -> IndexRecord:
@@ -112,10 +125,10 @@ class Indexer:
         assert isinstance(index, Index)
         digest = str(Digest.of(body))
         needed = [digest]
-        for entry in index.manifests:
-            if subject_of(entry) is not None:
-                needed += [entry.digest, *(part.digest for part in self.manifest(entry).parts)]
-        best = self._platform.best(image.config.platform for image in images) or 0
+        for entry in {entry.digest: entry for entry in index.manifests}.values():
+            # Of images, too: one that comes once more in another wrapping has another manifest from then on.
+            needed += [entry.digest, *(part.digest for part in self.manifest(entry).parts)]
+        best = self._platform.best(map(_claimed, images)) or 0
         record = IndexRecord(
             digest, media_type, len(body), images[best].id, tuple(dict.fromkeys(image.id for image in images))
         )
@@ -129,7 +142,7 @@ class Indexer:
         return record
 
     def manifest(self, entry: Descriptor) -> Manifest:
-        """A manifest of an index that is here. Raises DataLoss."""
+        """A manifest of an index that is here. Raises NotFound (BLOB_NOT_FOUND), InvalidArgument (BAD_MANIFEST)."""
         found = parse_manifest(self._content.read(Digest.parse(entry.digest)), entry.media_type)
         if isinstance(found, Index):
             raise InvalidArgument(f"{entry.digest} is an index", reason="BAD_MANIFEST")
@@ -156,6 +169,14 @@ def platform_spec(config: ImageConfig) -> PlatformSpec:
         os_features=config.os_features,
         variant=config.variant,
     )
+
+
+def _claimed(image: Image) -> Platform:
+    """What an image says that it is for; what old tools left empty suits no host."""
+    try:
+        return image.config.platform
+    except InvalidArgument:
+        return _UNKNOWN
 
 
 def subject_of(entry: Descriptor) -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from shoal.digest import Digest
 from shoal.errors import DataLoss
-from shoal.platform import Platform
 from shoald.content.ports import ContentStore
 from shoald.host.blocking import in_thread
 from shoald.images.indexing import Indexer, subject_of
@@ -36,14 +35,12 @@ class Loader:
         snapshots: Snapshotter,
         fetcher: Callable[[Source], LayerFetcher],
         indexer: Indexer,
-        platform: Platform,
     ) -> None:
         self._md = md
         self._content = content
         self._snapshots = snapshots
         self._fetcher = fetcher
         self._indexer = indexer
-        self._platform = platform
 
     async def load(self, directory: Path, emit: Emit) -> list[Loaded]:
         """See ImageStore.load."""
@@ -66,11 +63,14 @@ class Loader:
         """All images of an index, and it itself with its attestations; what it means on this host."""
         with self._md.leases.lease("load") as lease:
             images = []
-            for entry in index.manifests:
+            for entry in {entry.digest: entry for entry in index.manifests}.values():
                 if subject_of(entry) is not None:
                     await self._attestation(source, entry, lease)
                     continue
-                images.append(await puller.pull(loaded(entry.digest), platform_of(entry) or self._platform, None, emit))
+                images.append(await puller.pull(loaded(entry.digest), platform_of(entry), None, emit))
+                # The row of an image that is here may keep another manifest.
+                for digest in (entry.digest, *(part.digest for part in self._indexer.manifest(entry).parts)):
+                    self._md.leases.hold(lease, HoldKind.BLOB, digest)
             if not images:
                 raise DataLoss(f"the index {archived.reference} of the archive has no image", reason="BAD_MANIFEST")
             resolved = await source.resolve(archived.reference)
@@ -82,10 +82,12 @@ class Loader:
         manifest = parse_manifest(body, entry.media_type)
         if isinstance(manifest, Index):
             raise DataLoss(f"the attestation {entry.digest} is an index", reason="BAD_MANIFEST")
-        for part in manifest.parts:
+        for part in {part.digest: part for part in manifest.parts}.values():
             if part.size > _MAX_ATTESTATION_BYTES:
                 raise DataLoss(f"the attestation {entry.digest} has {part.size} bytes", reason="SIZE_MISMATCH")
             self._md.leases.hold(lease, HoldKind.BLOB, part.digest)
+            if self._content.size(Digest.parse(part.digest)) is not None:
+                continue
             async with self._content.ingest(Digest.parse(part.digest), part.size) as ingest:
                 async with source.blob(loaded(entry.digest), part, ingest.offset) as chunks:
                     async for chunk in chunks:

@@ -216,7 +216,7 @@ class Puller:
         layers = found.manifest.layers
         top = self._md.snapshots.by_chain(chains[-1]) if chains else None
         image_id = found.manifest.config.digest
-        tags = (str(found.ref),) if tagged and found.ref.digest is None else ()
+        tags = (str(found.ref),) if tagged and found.ref.digest is None and not self._means(found) else ()
         origin = str(found.ref.without_tag().with_digest(Digest.parse(found.resolved)))
         repo_digests = () if self._nameless else (origin,)
         with self._md.transaction():
@@ -246,6 +246,11 @@ class Puller:
                 ),
                 [layer.digest for layer in layers],
             )
+
+    def _means(self, found: Found) -> bool:
+        """Whether the name means this already, as part of the same index, which is here as a whole."""
+        index = self._md.indexes.named(str(found.ref))
+        return index is not None and (index.digest, index.image_id) == (found.resolved, found.manifest.config.digest)
 
     def _complete(self, layers: Sequence[Descriptor]) -> bool:
         return all(self._content.size(Digest.parse(layer.digest)) is not None for layer in layers)

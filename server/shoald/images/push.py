@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from shoal.digest import Digest
 from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
 from shoal.reference import Reference
 from shoald.content.ports import ContentStore
 from shoald.images.flights import all_of
-from shoald.images.indexing import Indexer, subject_of
+from shoald.images.indexing import Indexer
 from shoald.images.progress import Meter
 from shoald.metadata import HoldKind, Metadata
 from shoald.model.image import Image, IndexRecord, Progress, ProgressPhase
@@ -45,9 +45,12 @@ class Pusher:
             if record is not None:
                 digest, size = await self._index(ref, record, credentials, emit)
             else:
-                await self._parts(image, ref, credentials, emit)
                 body = self._content.read(Digest.parse(image.manifest_digest))
                 size = len(body)
+                manifest = parse_manifest(body, image.manifest_media_type)
+                if isinstance(manifest, Index):
+                    raise InvalidArgument(f"{image.manifest_digest} is an index", reason="BAD_MANIFEST")
+                await self._parts(image, manifest.parts, ref, credentials, emit)
                 digest = await self._registry.push_manifest(
                     ref, body, image.manifest_media_type, credentials=credentials
                 )
@@ -61,29 +64,24 @@ class Pusher:
     ) -> tuple[str, int]:
         """All images and attestations, each manifest by its digest, then the index under the tag."""
         body, index = self._indexer.document(record)
-        images = {each.manifest_digest: each for id_ in record.images if (each := self._md.images.get(id_)) is not None}
-        for entry in index.manifests:
-            if (image := images.get(entry.digest)) is not None:
-                await self._parts(image, ref, credentials, emit)
-            elif subject_of(entry) is not None:
-                parts = {part.digest: part for part in self._indexer.manifest(entry).parts}
-                await all_of(self._part(None, ref, part, credentials, emit) for part in parts.values())
-            else:
-                raise FailedPrecondition(
-                    f"{entry.digest} of the index {record.digest} is not on this host", reason="IMAGE_NOT_FOUND"
-                )
+        for entry in {entry.digest: entry for entry in index.manifests}.values():
+            parts = self._indexer.manifest(entry).parts
+            await self._parts(self._indexer.image_of(entry), parts, ref, credentials, emit)
             manifest = self._content.read(Digest.parse(entry.digest))
             await self._registry.push_manifest(ref, manifest, entry.media_type, entry.digest, credentials=credentials)
         return await self._registry.push_manifest(ref, body, record.media_type, credentials=credentials), len(body)
 
-    async def _parts(self, image: Image, ref: Reference, credentials: Credentials | None, emit: Emit) -> None:
-        """Configuration and layers of an image."""
-        manifest = parse_manifest(self._content.read(Digest.parse(image.manifest_digest)), image.manifest_media_type)
-        if isinstance(manifest, Index):
-            raise InvalidArgument(f"{image.manifest_digest} is an index", reason="BAD_MANIFEST")
-        # Each once: images repeat layers.
-        parts = {part.digest: part for part in manifest.parts}
-        await all_of(self._part(image, ref, part, credentials, emit) for part in parts.values())
+    async def _parts(
+        self,
+        image: Image | None,
+        parts: Sequence[Descriptor],
+        ref: Reference,
+        credentials: Credentials | None,
+        emit: Emit,
+    ) -> None:
+        """What a manifest names, of an image or of an attestation; each once: images repeat layers."""
+        once = {part.digest: part for part in parts}
+        await all_of(self._part(image, ref, part, credentials, emit) for part in once.values())
 
     async def _part(
         self, image: Image | None, ref: Reference, part: Descriptor, credentials: Credentials | None, emit: Emit

@@ -57,7 +57,7 @@ class ImageStore:
         self.indexer = Indexer(md, content, self._platform)
         self._puller = Puller(md, content, snapshots, registry, fetcher)
         self._pusher = Pusher(md, content, registry, self.indexer, parallel)
-        self._loader = Loader(md, content, snapshots, self._fetcher, self.indexer, self._platform)
+        self._loader = Loader(md, content, snapshots, self._fetcher, self.indexer)
 
     async def pull(
         self,

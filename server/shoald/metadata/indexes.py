@@ -1,4 +1,4 @@
-"""Rows of image indexes: which images each has, what it needs beside them, and its names."""
+"""Rows of image indexes: which images each has, the blobs it needs, and its names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Indexes:
         self._images = images
 
     def put(self, index: IndexRecord, blobs: Iterable[str], names: Sequence[str]) -> None:
-        """Insert, or replace by digest. `blobs` are digests: of the index itself, and of all of its attestations.
+        """Insert, or replace by digest. `blobs` are digests: of the index itself, and of all that it names.
         `names` (canonical tags) mean it from now on. Raises NotFound (IMAGE_NOT_FOUND) for an image that is gone."""
         with self._db.transaction():
             for image_id in (index.image_id, *index.images):
@@ -76,7 +76,7 @@ class Indexes:
         return [row["reference"] for row in rows]
 
     def blob_digests(self, digest: str) -> Sequence[str]:
-        """The index itself and its attestations, without what its images need."""
+        """The index itself and all that it names."""
         rows = self._db.rows("SELECT digest FROM index_blobs WHERE index_digest = ?", [digest])
         return [row["digest"] for row in rows]
 

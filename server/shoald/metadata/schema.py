@@ -208,7 +208,7 @@ CREATE TABLE index_images (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX index_images_by_image ON index_images (image_id);
 
--- What an index needs beside its images: itself, and attestations with all that they consist of.
+-- What an index needs: itself, and its images and attestations with all that they consist of.
 CREATE TABLE index_blobs (
     index_digest TEXT NOT NULL REFERENCES indexes (digest) ON DELETE CASCADE,
     digest TEXT NOT NULL,

@@ -15,11 +15,11 @@ import pytest
 
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.manifest import parsed
-from shoal.v1 import image_pb2
+from shoal.v1 import image_pb2, types_pb2
 from shoalctl.app import run
 from shoalctl.flags.dockerfile import external_domain
 from shoalctl.fleet.context import CHUNK, BuildContext
-from tests.support.fake_daemon import CREATED, Certificates, FakeDaemon, at
+from tests.support.fake_daemon import CREATED, Certificates, FakeDaemon, at, image
 
 Event = image_pb2.BuildEvent
 
@@ -305,3 +305,26 @@ def test_credentials_for_nobody_in_particular_are_refused(shoal: Shoal, daemon: 
     assert code != 0
     assert "shoal pull --creds" in err
     assert not daemon.requests("Build")
+
+
+@pytest.mark.parametrize("flags", [("--platform", "linux/amd64,linux/arm64"), ("--sbom",), ("--provenance=true",)])
+def test_an_older_daemon_builds_one_image_only(
+    daemon: FakeDaemon, shoal: Shoal, root: Path, flags: tuple[str, ...]
+) -> None:
+    code, out, err = shoal("build", *flags, "-t", "r.test/app:1", "--push", str(root))
+    assert code == 1
+    assert out == ""
+    assert "its version is older" in err
+    assert "update shoald there" in err
+    assert not daemon.requests("Push")
+
+
+def test_platforms_of_a_host_are_no_paths(daemon: FakeDaemon, shoal: Shoal, root: Path, tmp_path: Path) -> None:
+    other = image("a", platform=types_pb2.Platform(os="x/../../..", architecture="outside"))
+    daemon.index = image_pb2.ImageServiceInspectIndexResponse(digest="sha256:" + "4" * 64, images=[image("a"), other])
+    place = tmp_path / "deep/out"
+    code, _, err = shoal("build", "--platform", "linux/amd64,linux/arm64", "-o", str(place), str(root))
+    assert code == 1
+    assert "invalid platform" in err
+    assert [each.name for each in place.iterdir()] == ["linux_amd64"]
+    assert [each.name for each in place.parent.iterdir()] == ["out"]
