@@ -15,7 +15,7 @@ MAX_PROFILE = 120 * 1024
 """Bytes of a seccomp profile without its blanks: a field of a request holds no more."""
 
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
-_CDI = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*/[a-zA-Z0-9][a-zA-Z0-9_-]*=[a-zA-Z0-9][a-zA-Z0-9_.:-]*")
+_CDI = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*/[a-zA-Z0-9][a-zA-Z0-9_.-]*=[a-zA-Z0-9][a-zA-Z0-9_.:-]*")
 _ULIMIT = re.compile(r"([a-z]+)=(-1|\d{1,18})(?::(-1|\d{1,18}))?")
 _GPUS = "nvidia.com/gpu"
 _MAX_LABELS = 1 << 20

@@ -818,7 +818,7 @@ class ContainerSpec(_message.Message):
 
     @_builtins.property
     def cdi_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """CDI names ("vendor.com/class=name"), resolved on the host. Role admin."""
+        """CDI names ("vendor.com/class=name"), resolved on the host at each start; hooks of theirs run as the host's root. Role admin."""
 
     @_builtins.property
     def log(self) -> Global___LogConfig: ...

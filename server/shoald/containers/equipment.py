@@ -7,23 +7,18 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from shoal.errors import FailedPrecondition
+from shoald.containers.cdi_files import cdi_library
 from shoald.host.devices import HostDevice, all_devices, block_device, devices_at, make_nodes
 from shoald.model.container import Container, ContainerSpec, Device
-from shoald.runtime.cdi import CdiNode, CdiSpec, Edits, edits_of, parse_spec
+from shoald.runtime.cdi import CdiNode, Edits, edits_of
 from shoald.runtime.devices import OF_EVERY_CONTAINER, DeviceNode, Equipment
 from shoald.runtime.resources import limited_devices
 
-CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
-"""As in the CDI specification; in the second ones what a driver wrote since the host started, which wins."""
 
-_MAX_SPEC_BYTES = 4 << 20
-
-
-def equipment(spec: ContainerSpec, directories: Sequence[Path] = CDI_DIRECTORIES) -> Equipment:
-    """Everything as it is on the host now. Raises InvalidArgument (DEVICE_MISSING, NOT_A_DEVICE, UNKNOWN_CDI_DEVICE),
-    FailedPrecondition (BAD_CDI_SPEC, CDI_HOOKS)."""
-    edits = edits_of(spec.cdi_devices, cdi_specs(directories)) if spec.cdi_devices else Edits()
+def equipment(spec: ContainerSpec, directories: Sequence[Path] = ()) -> Equipment:
+    """Everything as it is on the host now. Blocking. Raises InvalidArgument (DEVICE_MISSING, NOT_A_DEVICE,
+    UNKNOWN_CDI_DEVICE), FailedPrecondition (BAD_CDI_SPEC, CDI_CONFLICT, CDI_UNSUPPORTED)."""
+    edits = edits_of(spec.cdi_devices, cdi_library(directories)) if spec.cdi_devices else Edits()
     nodes: dict[str, DeviceNode] = {}
     for host in all_devices() if spec.privileged else ():
         nodes[host.path] = _node(host, host.path, "rwm")
@@ -37,6 +32,7 @@ def equipment(spec: ContainerSpec, directories: Sequence[Path] = CDI_DIRECTORIES
         env=edits.env,
         mounts=tuple((each.container_path, each.host_path, each.type, each.options) for each in edits.mounts),
         groups=edits.additional_gids,
+        hooks=edits.oci_hooks(),
         numbers={path: block_device(path) for path in limited_devices(spec.resources)},
     )
 
@@ -53,19 +49,6 @@ def place_nodes(container: Container, nodes: Sequence[DeviceNode], directory: Pa
               for node in nodes]  # fmt: skip
     make_nodes(directory, [(node.kind, node.major, node.minor, node.mode) for node in nodes], owners)
     return [str(directory / f"{number:04d}") for number in range(len(nodes))]
-
-
-def cdi_specs(directories: Sequence[Path]) -> list[CdiSpec]:
-    """All specifications in JSON, those of the later directories last. Raises FailedPrecondition (BAD_CDI_SPEC)."""
-    found = []
-    for directory in directories:
-        for path in sorted(directory.glob("*.json")):
-            with path.open("rb") as file:
-                data = file.read(_MAX_SPEC_BYTES + 1)
-            if len(data) > _MAX_SPEC_BYTES:
-                raise FailedPrecondition(f"CDI specification {path} is too large", reason="BAD_CDI_SPEC")
-            found.append(parse_spec(data, str(path)))
-    return found
 
 
 def _asked(device: Device) -> list[DeviceNode]:
