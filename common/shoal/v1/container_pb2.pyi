@@ -558,7 +558,7 @@ class LogConfig(_message.Message):
     DRIVER_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     driver: _builtins.str
-    """"local" (also when empty), "journald" or "none"."""
+    """"local" (also when empty), "json-file" (another name for local), "journald" or "none"."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """local: "max-size" (20m; -1: no limit), "max-file" (5), "labels", "env"; journald: "tag", "labels", "env". `labels` and `env`
