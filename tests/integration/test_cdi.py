@@ -152,7 +152,7 @@ async def test_a_hook_that_does_not_end_or_is_not_there(engine: RunningEngine, s
     (specs.bin / "slow-0").unlink()
     with pytest.raises(FailedPrecondition) as missing:
         await engine.run("true", cdi_devices=(device,))
-    assert missing.value.reason == "HOOK_FAILED"
+    assert missing.value.reason == "CDI_SOURCE_MISSING"
     assert "slow-0" in str(missing.value)
 
 
@@ -164,6 +164,6 @@ async def test_what_others_could_have_written_is_not_run(engine: RunningEngine, 
         with pytest.raises(InvalidArgument) as caught:
             await engine.run("true", cdi_devices=(device,))
         assert caught.value.reason == "UNKNOWN_CDI_DEVICE"
-        assert "is not used" in str(caught.value)
+        assert "not used: " in str(caught.value)
     assert not engine.host.state.containers()
     assert not (specs.out / "ran").exists()

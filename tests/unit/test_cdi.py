@@ -37,15 +37,15 @@ containerEdits:
     - --link
     - libcuda.so.1::/usr/lib/libcuda.so
     hookName: createContainer
-    path: /usr/bin/nvidia-ctk
+    path: /bin/sh
   - args: [nvidia-ctk, hook, update-ldcache, --folder, /usr/lib]
     hookName: createContainer
-    path: /usr/bin/nvidia-ctk
+    path: /bin/sh
     env: [NVIDIA_CTK_DEBUG=false]
     timeout: 10
   mounts:
   - containerPath: /usr/bin/nvidia-smi
-    hostPath: /usr/bin/nvidia-smi
+    hostPath: /bin/sh
     options: [ro, nosuid, nodev, bind]
 devices:
 - containerEdits:
@@ -88,12 +88,12 @@ def test_what_nvidia_writes(place: Path) -> None:
     assert found.env == ("NVIDIA_VISIBLE_DEVICES=void",)
     assert found.groups == (44,)
     assert found.mounts == (
-        ("/usr/bin/nvidia-smi", "/usr/bin/nvidia-smi", "", ("ro", "nosuid", "nodev", "bind")),
+        ("/usr/bin/nvidia-smi", "/bin/sh", "", ("ro", "nosuid", "nodev", "bind")),
     )  # fmt: skip
     first, second = found.hooks["createContainer"]
     assert first.args[:3] == ("nvidia-ctk", "hook", "create-symlinks")
     assert second == Hook(
-        "/usr/bin/nvidia-ctk", ("nvidia-ctk", "hook", "update-ldcache", "--folder", "/usr/lib"),
+        "/bin/sh", ("nvidia-ctk", "hook", "update-ldcache", "--folder", "/usr/lib"),
         ("NVIDIA_CTK_DEBUG=false",), 10,
     )  # fmt: skip
 
@@ -186,12 +186,33 @@ def test_who_asks_for_what_is_not_there_reads_why(place: Path) -> None:
     with pytest.raises(InvalidArgument) as caught:
         edits(document(device("a"), device("b")), "example.com/thing=c", place=place)
     assert caught.value.reason == "UNKNOWN_CDI_DEVICE"
-    assert "broken.json is not used" in str(caught.value)
+    assert f"not used: CDI specification {place}/broken.json: Input data was truncated" in str(caught.value)
     assert "notes.txt" not in str(caught.value)
     assert caught.value.hint == "it has example.com/thing=a, example.com/thing=b"
-    with pytest.raises(InvalidArgument) as nothing:
-        edits_of(("nvidia.com/gpu=all",), cdi_library([]))
-    assert "nvidia-ctk cdi generate" in str(nothing.value.hint)
+    for kind, words in (("nvidia.com/gpu", "/x: nvidia-ctk cdi generate --output=/etc/x/"), ("a.com/b", "/x")):
+        with pytest.raises(InvalidArgument) as nothing:
+            edits_of((f"{kind}=all",), cdi_library([Path("/etc/x"), Path("/run/x")]))
+        assert str(nothing.value.hint).startswith(f"there is no specification in /etc/x or /run{words}")
+        assert ("nvidia" in str(nothing.value.hint)) == ("nvidia" in kind)
+
+
+def test_what_a_specification_names_must_be_there(place: Path) -> None:
+    (place / "data").touch()
+    given: dict[str, dict[str, Any]] = {
+        "node": {"deviceNodes": [{"path": "/dev/nothing"}]},
+        "mount": {"mounts": [{"hostPath": "/lib/nothing", "containerPath": "/x"}]},
+        "hook": {"hooks": [{"hookName": "poststop", "path": str(place / "data")}]},
+        "inside": {"hooks": [{"hookName": "startContainer", "path": "/nothing"}]},
+        "tmpfs": {"mounts": [{"hostPath": "/nothing", "containerPath": "/x", "type": "tmpfs"}]},
+    }
+    (place / "x.json").write_text(document(*(device(name, **edits) for name, edits in given.items())))
+    for name, path in (("node", "/dev/nothing"), ("mount", "/lib/nothing"), ("hook", f"the program {place}/data")):
+        with pytest.raises(FailedPrecondition) as caught:
+            equipment(ContainerSpec(image="x", cdi_devices=(f"example.com/thing={name}",)), (place,))
+        assert caught.value.reason == "CDI_SOURCE_MISSING"
+        assert f"needs {path}, which" in str(caught.value)
+    for name in ("inside", "tmpfs"):
+        equipment(ContainerSpec(image="x", cdi_devices=(f"example.com/thing={name}",)), (place,))
 
 
 # --- whose files ------------------------------------------------------------------------------------------------------

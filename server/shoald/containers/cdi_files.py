@@ -20,16 +20,19 @@ def cdi_library(directories: Sequence[Path]) -> CdiLibrary:
     A file that can't be read, or that others than root could have written, is noted as unusable: it concerns nobody
     who asks for other devices. What it names would be run and mounted as root.
     """
-    found: list[list[CdiFile]] = []
+    found: dict[str, list[CdiFile]] = {}
     unusable: dict[str, str] = {}
-    for directory in dict.fromkeys(path.resolve() for path in directories):
-        files: list[CdiFile] = []
+    places: dict[Path, str] = {}
+    for path in directories:
+        # /var/run is mostly a link to /run.
+        places.setdefault(path.resolve(), str(path))
+    for directory, named in places.items():
+        files = found[named] = []
         for path in sorted(directory.glob("*")):
             if path.suffix not in _SUFFIXES:
                 continue
             try:
-                files.append(CdiFile(str(path), parse_spec(read_trusted(path, _MAX_BYTES), path.name)))
+                files.append(CdiFile(str(path), parse_spec(read_trusted(path, _MAX_BYTES), str(path))))
             except ShoalError as error:
                 unusable[str(path)] = error.message
-        found.append(files)
     return library(found, unusable)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from shoal.errors import FailedPrecondition
 from shoald.containers.cdi_files import cdi_library
 from shoald.host.devices import HostDevice, all_devices, block_device, devices_at, make_nodes
 from shoald.model.container import Container, ContainerSpec, Device
-from shoald.runtime.cdi import CdiNode, Edits, edits_of
+from shoald.runtime.cdi import CdiHook, CdiNode, Edits, edits_of
 from shoald.runtime.devices import OF_EVERY_CONTAINER, DeviceNode, Equipment
 from shoald.runtime.resources import limited_devices
 
 
 def equipment(spec: ContainerSpec, directories: Sequence[Path] = ()) -> Equipment:
     """Everything as it is on the host now. Blocking. Raises InvalidArgument (DEVICE_MISSING, NOT_A_DEVICE,
-    UNKNOWN_CDI_DEVICE), FailedPrecondition (BAD_CDI_SPEC, CDI_CONFLICT, CDI_UNSUPPORTED)."""
+    UNKNOWN_CDI_DEVICE), FailedPrecondition (BAD_CDI_SPEC, CDI_CONFLICT, CDI_UNSUPPORTED, CDI_SOURCE_MISSING)."""
     edits = edits_of(spec.cdi_devices, cdi_library(directories)) if spec.cdi_devices else Edits()
     nodes: dict[str, DeviceNode] = {}
     for host in all_devices() if spec.privileged else ():
         nodes[host.path] = _node(host, host.path, "rwm")
     for device in spec.devices:
         nodes |= {node.path: node for node in _asked(device)}
+    for missing in _missing(edits):
+        raise FailedPrecondition(
+            f"a CDI device that was asked for needs {missing}, which is not on this host",
+            reason="CDI_SOURCE_MISSING",
+            hint="its specification may be older than the driver: write it anew",
+        )
     for each in edits.device_nodes:
         nodes[each.path] = _cdi_node(each)
     kept = tuple(node for path, node in nodes.items() if path not in OF_EVERY_CONTAINER)
@@ -49,6 +57,20 @@ def place_nodes(container: Container, nodes: Sequence[DeviceNode], directory: Pa
               for node in nodes]  # fmt: skip
     make_nodes(directory, [(node.kind, node.major, node.minor, node.mode) for node in nodes], owners)
     return [str(directory / f"{number:04d}") for number in range(len(nodes))]
+
+
+def _missing(edits: Edits) -> Iterator[str]:
+    yield from (path for node in edits.device_nodes if not os.path.exists(path := node.host_path or node.path))
+    yield from (f"the program {hook.path}" for hook in edits.hooks if _is_missing(hook))
+    for mount in edits.mounts:
+        bound = mount.type in ("", "none", "bind") or {"bind", "rbind"} & set(mount.options)
+        if bound and not os.path.exists(mount.host_path):
+            yield mount.host_path
+
+
+def _is_missing(hook: CdiHook) -> bool:
+    # The path of a startContainer hook is one in the container.
+    return hook.hook_name != "startContainer" and not (os.path.isfile(hook.path) and os.access(hook.path, os.X_OK))
 
 
 def _asked(device: Device) -> list[DeviceNode]:

@@ -7,7 +7,7 @@ hooks and additionalGids. What a specification of a later version says besides i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from shoald.runtime.hooks import HOOKS, Hook
 
 _VERSION = re.compile(r"v?\d+\.\d+\.\d+([-+].*)?")
 _SHOWN = 10
+_NVIDIA = "nvidia.com/gpu"
 
 
 class CdiNode(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -115,7 +116,9 @@ class CdiLibrary(Struct, frozen=True):
     conflicts: Mapping[str, tuple[str, ...]] = {}
     """Name -> the files of one directory that all describe it: nobody can say which is meant."""
     unusable: Mapping[str, str] = {}
-    """File -> why it can't be used."""
+    """File -> why it can't be used; says which file, too."""
+    places: tuple[str, ...] = ("/etc/cdi",)
+    """The directories, for people."""
 
 
 def parse_spec(data: bytes, name: str) -> CdiSpec:
@@ -132,11 +135,11 @@ def parse_spec(data: bytes, name: str) -> CdiSpec:
     return spec
 
 
-def library(directories: Iterable[Sequence[CdiFile]], unusable: Mapping[str, str] | None = None) -> CdiLibrary:
+def library(directories: Mapping[str, Sequence[CdiFile]], unusable: Mapping[str, str]) -> CdiLibrary:
     """All devices of the directories, of which the later ones win."""
     devices: dict[str, tuple[CdiFile, CdiDevice]] = {}
     conflicts: dict[str, tuple[str, ...]] = {}
-    for files in directories:
+    for files in directories.values():
         here: dict[str, list[tuple[CdiFile, CdiDevice]]] = {}
         for file in files:
             for device in file.spec.devices:
@@ -146,7 +149,7 @@ def library(directories: Iterable[Sequence[CdiFile]], unusable: Mapping[str, str
             devices[name] = found[-1]
             if len(found) > 1:
                 conflicts[name] = tuple(dict.fromkeys(file.path for file, _ in found))
-    return CdiLibrary(devices, conflicts, unusable or {})
+    return CdiLibrary(devices, conflicts, unusable, tuple(directories) or ("/etc/cdi",))
 
 
 def edits_of(names: Sequence[str], known: CdiLibrary) -> Edits:
@@ -178,14 +181,18 @@ def _unknown(name: str, known: CdiLibrary) -> InvalidArgument:
     kind = name.partition("=")[0]
     same = [each for each in sorted(known.devices) if each.startswith(f"{kind}=")]
     shown = (same or sorted(known.devices))[:_SHOWN]
-    unused = "".join(f"; {path} is not used: {why}" for path, why in list(known.unusable.items())[:_SHOWN])
+    unused = "; ".join(["", *(f"not used: {why}" for why in list(known.unusable.values())[:_SHOWN])])
+    if shown:
+        hint = f"it has {', '.join(shown)}"
+    elif known.unusable:
+        hint = "a specification must be right, belong to root and be writable by nobody else"
+    else:
+        hint = f"there is no specification in {' or '.join(known.places)}"
+        hint += f": nvidia-ctk cdi generate --output={known.places[0]}/nvidia.yaml" if kind == _NVIDIA else ""
     return InvalidArgument(
         f"this host has no CDI device {name}{unused}",
         reason="UNKNOWN_CDI_DEVICE",
-        hint=f"it has {', '.join(shown)}"
-        if shown
-        else "no usable specification is in /etc/cdi or /var/run/cdi; for NVIDIA:"
-        " nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+        hint=hint,
         metadata={"device": name},
     )
 

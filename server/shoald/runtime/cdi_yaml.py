@@ -22,7 +22,7 @@ def load_yaml(data: bytes) -> Any:
         _weigh(root, {})
         return loader.construct_document(root)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).replace('in "<byte string>", ', "at ").split())) from None
     finally:
         loader.dispose()
 
