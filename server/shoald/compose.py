@@ -142,12 +142,14 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
         runtime, conmon, probe_warnings = await _runtime(config, controllers)
         stack.callback(runtime.close)
         seccomp, seccomp_warning = seccomp_of(config.runtime.seccomp_profile)
+        cdi_directories = [Path(each) for each in config.runtime.cdi_dirs]
         specs = SpecMaker(
             cgroup_parent=config.runtime.cgroup_parent,
             userns_size=config.userns.size,
             seccomp=seccomp,
             init_path=config.runtime.init_path or _init_path(),
             host=cgroups.detect(),
+            cdi_directories=cdi_directories,
         )
         launcher = Launcher(
             runtime=runtime,
@@ -159,6 +161,7 @@ async def build_engine(config: Config, metrics: EngineMetrics) -> AsyncIterator[
             configure=specs.configure,
             neighbours=Neighbours(md, config.run_dir),
             userns_size=config.userns.size,
+            cdi_directories=cdi_directories,
         )
         runner = runtime.exec_runner()
         runner.end_strays()

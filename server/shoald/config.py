@@ -74,6 +74,8 @@ class Runtime(Struct, frozen=True, kw_only=True):
     """A containers-common profile; empty: the distribution's; "unconfined": none."""
     init_path: str = ""
     """The program that `--init` runs; empty: catatonit or tini."""
+    cdi_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi", "/run/cdi")
+    """Where CDI specifications are; what a later one describes wins."""
 
 
 class Userns(Struct, frozen=True, kw_only=True):

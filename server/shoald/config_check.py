@@ -130,6 +130,8 @@ def _check_runtime(config: Config) -> None:
         value = getattr(runtime, key)
         usable = not value or Path(value).is_absolute() or (key == "seccomp_profile" and value == "unconfined")
         _require(usable, f"runtime.{key}", f"{value!r} is not an absolute path")
+    for path in runtime.cdi_dirs:
+        _require(Path(path).is_absolute(), "runtime.cdi_dirs", f"{path!r} is not an absolute path")
     parent = Path(runtime.cgroup_parent)
     usable = parent.is_absolute() and ".." not in parent.parts and parent != Path("/")
     _require(usable, "runtime.cgroup_parent", f"{runtime.cgroup_parent!r} is not a cgroup path such as /shoal")

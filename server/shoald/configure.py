@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,14 @@ class SpecMaker:
     """Makes OCI configurations for this host."""
 
     def __init__(
-        self, *, cgroup_parent: str, userns_size: int, seccomp: Mapping[str, Any] | None, init_path: str, host: Cgroups
+        self,
+        *,
+        cgroup_parent: str,
+        userns_size: int,
+        seccomp: Mapping[str, Any] | None,
+        init_path: str,
+        host: Cgroups,
+        cdi_directories: Sequence[Path],
     ) -> None:
         self._cgroup_parent = cgroup_parent.rstrip("/")
         self._userns_size = userns_size
@@ -53,7 +60,7 @@ class SpecMaker:
         self._limits = self.limits = host_limits(host)
         self._masked = thermal_paths()
         self._recursive_read_only = kernel_version() >= RECURSIVE_READ_ONLY_KERNEL
-        self.admission = Admission(self._limits, seccomp)
+        self.admission = Admission(self._limits, seccomp, cdi_directories)
 
     def configure(self, prepared: Prepared) -> dict[str, Any]:
         """The configuration. Raises InvalidArgument, FailedPrecondition (NO_INIT)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections import Counter as Tally
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ class Metrics:
         )
         self._containers = Gauge("shoald_containers", "Containers by state.", ["state"], registry=self.registry)
         self._images = Gauge("shoald_images", "Images.", registry=self.registry)
+        self._tasks = Gauge("shoald_tasks", "Tasks of the event loop.", registry=self.registry)
         self._pulled = Counter("shoald_pulled_bytes", "Bytes from registries.", registry=self.registry)
         self._steps = Counter("shoald_build_steps", "Steps of builds.", ["result"], registry=self.registry)
         self._operation_seconds = Histogram(
@@ -72,6 +74,7 @@ class Metrics:
         containers = await engine.list_containers(ContainerFilter(all=True))
         self._count_states(each.state for each in containers)
         self._images.set(len(await engine.list_images()))
+        self._tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry)
 
     def _count_states(self, states: Iterable[ContainerState]) -> None:

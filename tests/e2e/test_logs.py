@@ -125,10 +125,13 @@ def test_no_line_is_lost_at_a_rotation(pair: Fleet, busybox: str) -> None:
     assert len(pair.shoal("logs", "-H", "h1", "much").stdout.split()) == 2 * lines
 
 
-def test_size_and_number_of_files_are_kept(pair: Fleet, busybox: str) -> None:
-    options = ("--log-opt", "max-size=100k", "--log-opt", "max-file=3")
+@pytest.mark.parametrize("driver", ["local", "json-file"])
+def test_size_and_number_of_files_are_kept(pair: Fleet, busybox: str, driver: str) -> None:
+    options = ("--log-driver", driver, "--log-opt", "max-size=100k", "--log-opt", "max-file=3")
     run = ("run", "-d", "-H", "h1", "--name", "bounded", *options, busybox, "sh", "-c", CHATTER.format(pause=""))
     pair.shoal(*run)
+    shown = pair.json("inspect", "-H", "h1", "bounded")[0]["HostConfig"]["LogConfig"]
+    assert shown == {"Type": driver, "Config": {"max-size": "100k", "max-file": "3"}}
     until(lambda: int(log_files(pair, "bounded")[0].suffix[1:] or 0) > 3, what="some rotations")
     gapless(pair.shoal("logs", "-H", "h1", "bounded").stdout)
     # Another daemon takes the logs over.

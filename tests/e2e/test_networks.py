@@ -177,7 +177,7 @@ def test_a_network_in_use_stays(nets: Fleet, busybox: str) -> None:
         (("run", "--ip", "10.1.2.3", "IMAGE", "true"), "user-defined networks only"),
         (("run", "--network-alias", "x", "IMAGE", "true"), "user-defined networks only"),
         (("run", "-p", "[::]:80:80", "IMAGE", "true"), "IPv6"),
-        (("run", "-p", "[::1]:80:80", "IMAGE", "true"), "can't be published on ::1"),
+        (("run", "-p", "[::1]:80:80", "IMAGE", "true"), "publish on 127.0.0.1"),
         (("network", "connect", "nowhere", "nobody"), "no such"),
         (("network", "inspect", "nowhere"), "no such network"),
     ],

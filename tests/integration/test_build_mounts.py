@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import stat
+import tarfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from shoald.build.cachemounts import CacheMounts
 from shoald.build.mounts import Prepared, StepMounts
 from shoald.build.place import BuildPlace
 from shoald.build.solver import Build
-from shoald.build.stubs import remove_stubs
+from shoald.build.stubs import remove_stubs, stubs_of
 from shoald.containers.step import SecretFile
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.graph import plan
@@ -29,6 +31,7 @@ from shoald.dockerfile.steps import Base, ContextBase, MountType, RunMount, RunS
 from shoald.host import mounts
 from shoald.model.build import BuildRequest, BuildSecret
 from shoald.model.container import Mount, MountKind
+from tests.support.unpacked import pack
 
 pytestmark = pytest.mark.root
 
@@ -367,6 +370,24 @@ class TestStubs:
             assert stat.S_IMODE(os.stat(root / "home/other").st_mode) == 0o700
             assert stat.S_IMODE(os.stat(root / "etc").st_mode) == 0o700
             assert list(root.rglob(".cache")) == []
+
+    def test_an_archive_without_them(self, layer: Layer) -> None:
+        (layer.lower / "data").mkdir()
+        with layer.mounted() as root:
+            stub(root, *DEFAULT, "data/cache", "a/b/file.txt", "late/mount")
+            (root / "dev/real").touch()
+            (root / "empty").touch()
+        targets = ["/data/cache", "/a/b/file.txt", "/late/mount"]
+        found = stubs_of(layer.upper, targets)
+        kept = ["data", "dev", "dev/real", "empty"]
+        # What is written there after it was looked at is packed.
+        (layer.upper / "late/mount/written").touch()
+        archive, _ = pack(layer.upper, without=found)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            assert sorted(tar.getnames()) == sorted([*kept, "late", "late/mount", "late/mount/written"])
+        (layer.upper / "late/mount/written").unlink()
+        remove_stubs(layer.upper, targets)
+        assert layer.left() == kept
 
     def test_deletions_stay(self, layer: Layer) -> None:
         (layer.lower / "etc").mkdir()

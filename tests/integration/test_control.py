@@ -397,10 +397,13 @@ async def test_changes_and_commit(engine: RunningEngine) -> None:
         "/old/b": ChangeKind.DELETED,
         "/old/c": ChangeKind.ADDED,
     }
+    blobs = set((engine.host.state.root / "content/blobs/sha256").iterdir())
     image = await engine.engine.insight.commit(
         "", made.id, "made/here:1", "me", "a commit", ['CMD ["cat", "/new"]', "ENV A=b", "LABEL x=y"], True
     )
     assert not frozen(engine, made.id)
+    # The layer, the configuration, the manifest: its files were packed once.
+    assert len(set((engine.host.state.root / "content/blobs/sha256").iterdir()) - blobs) == 3
     assert image.tags == ("docker.io/made/here:1",)
     config = image.config.defaults
     assert (config.cmd, "A=b" in (config.env or []), config.labels) == (["cat", "/new"], True, {"x": "y"})

@@ -116,6 +116,7 @@ async def test_it_serves_socket_tls_and_metrics_and_ends_well(tmp_path: Path, nu
         text = urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=10).read().decode()
         assert 'shoald_rpcs_total{code="OK",method="/shoal.v1.SystemService/Ping"} 2.0' in text
         assert 'shoald_containers{state="running"} 1.0' in text
+        assert re.search(r"^shoald_tasks [1-9]\d?\.0$", text, re.M)
         assert lock.holder(tmp_path / "run") == process.child.pid
         assert process.stop(number) == 0
     assert lock.holder(tmp_path / "run") is None

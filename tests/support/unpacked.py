@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def unpack(target: Path, data: bytes, mode: str = "layer", *arguments: str) -> d
     return result
 
 
-def pack(layer: Path, compression: str = "none", id_base: int = 0) -> tuple[bytes, dict[str, Any]]:
+def pack(
+    layer: Path, compression: str = "none", id_base: int = 0, without: Sequence[str] = ()
+) -> tuple[bytes, dict[str, Any]]:
     """Run the packing program over a layer; the archive and the result."""
     argv = [sys.executable, "-I", "-m", "shoald.host.pack", "--compression", compression, "--id-base", str(id_base)]
+    argv += ["--without", json.dumps(without)]
     done = subprocess.run(argv, capture_output=True, cwd=layer, timeout=120)
     assert done.stderr, done.returncode
     return done.stdout, json.loads(done.stderr)

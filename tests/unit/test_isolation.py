@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.errors import FailedPrecondition, InvalidArgument, ShoalError
-from shoald.containers.equipment import cdi_specs, equipment
+from shoal.errors import FailedPrecondition, InvalidArgument
 from shoald.containers.etc import extra_hosts, hosts_text, resolv_conf_text
 from shoald.containers.exposed import parse_exposed, published
 from shoald.containers.health_check import check_health_check, effective_health_check
@@ -31,7 +29,6 @@ from shoald.model.container import (
 )
 from shoald.oci.config import ContainerDefaults, Healthcheck
 from shoald.runtime.capabilities import ALL_CAPABILITIES, DEFAULT_CAPABILITIES, bounding_set, capability_name
-from shoald.runtime.cdi import edits_of, parse_spec
 from shoald.runtime.devices import parse_rule
 from shoald.runtime.namespaces import joins, with_joins, without_user_namespace
 from shoald.runtime.security import security_options
@@ -346,47 +343,6 @@ def test_device_rules() -> None:
     for bad in ("c 1:3 rwmr", "d 1:3 r", "c 1 r", "c 1:3 r\n", " c 1:3 r", "c -1:3 r"):
         with pytest.raises(InvalidArgument):
             parse_rule(bad)
-
-
-CDI = {
-    "cdiVersion": "0.6.0",
-    "kind": "example.com/thing",
-    "containerEdits": {"env": ["ALL=1"], "mounts": [{"hostPath": "/lib/x", "containerPath": "/lib/y"}]},
-    "devices": [
-        {"name": "one", "containerEdits": {"deviceNodes": [{"path": "/dev/here", "hostPath": "/dev/null"}]}},
-        {"name": "two", "containerEdits": {"env": ["TWO=1"], "additionalGids": [44]}},
-        {"name": "hooked", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/bin/sh"}]}},
-    ],
-}
-
-
-def test_cdi(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(CDI))
-    (tmp_path / "b.yaml").write_text("not read")
-    both = ("example.com/thing=one", "example.com/thing=two")
-    found = equipment(spec(cdi_devices=both), (tmp_path,))
-    assert found.env == ("ALL=1", "TWO=1")
-    assert found.groups == (44,)
-    assert [(node.path, node.major, node.minor) for node in found.nodes] == [("/dev/here", 1, 3)]
-    assert found.mounts == (("/lib/y", "/lib/x", "", ()),)
-    for name, reason in (("hooked", "CDI_HOOKS"), ("three", "UNKNOWN_CDI_DEVICE")):
-        with pytest.raises(ShoalError) as caught:
-            equipment(spec(cdi_devices=(f"example.com/thing={name}",)), (tmp_path,))
-        assert caught.value.reason == reason
-    (tmp_path / "c.json").write_text("{")
-    with pytest.raises(FailedPrecondition) as broken:
-        cdi_specs((tmp_path,))
-    assert broken.value.reason == "BAD_CDI_SPEC"
-    assert "c.json" in str(broken.value)
-
-
-def test_cdi_paths_are_absolute() -> None:
-    for path in ("dev/x", "/dev/../etc/x"):
-        edits = {"deviceNodes": [{"path": path}]}
-        bad = {**CDI, "devices": [{"name": "x", "containerEdits": edits}]}
-        with pytest.raises(FailedPrecondition):
-            parse_spec(json.dumps(bad).encode(), "x.json")
-    assert edits_of((), ()).env == ()
 
 
 # --- health and ports -------------------------------------------------------------------------------------------------

@@ -420,6 +420,10 @@ def test_options() -> None:
     assert rotation_of(LogConfig("local", {"max-size": "10m", "max-file": "3"})) == Rotation(10 << 20, 3)
     assert rotation_of(LogConfig("local", {"max-size": "-1"})).max_bytes == 0
     assert rotation_of(LogConfig("local", {"max-size": "64KB"})).max_bytes == 64 << 10
+    options = {"max-size": "10m", "max-file": "3"}
+    assert rotation_of(LogConfig("json-file", options)) == rotation_of(LogConfig("local", options))
+    assert rotation_of(LogConfig("json-file")) == rotation_of(LogConfig("local"))
+    check_log(LogConfig("json-file", options))
     assert rotation_of(LogConfig("none")).max_bytes == 1 << 20
     check_log(LogConfig("journald", {"tag": "x", "labels": "a,b"}))
 
@@ -428,7 +432,9 @@ def test_options() -> None:
     ("driver", "options"),
     [
         ("syslog", {}),
-        ("json-file", {}),
+        ("json-file", {"max-size": "1k"}),
+        ("json-file", {"max-file": "0"}),
+        ("json-file", {"tag": "x"}),
         ("none", {"max-size": "1m"}),
         ("local", {"tag": "x"}),
         ("local", {"max-size": "0"}),

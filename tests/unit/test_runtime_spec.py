@@ -12,6 +12,7 @@ import pytest
 from shoal.errors import InvalidArgument
 from shoald.model.container import BlkioLimit, MountKind, Resources, Ulimit
 from shoald.runtime.devices import DeviceNode, Equipment
+from shoald.runtime.hooks import Hook
 from shoald.runtime.mounts import ContainerFiles, HostMount, merge, mount_target, user_mount
 from shoald.runtime.namespaces import Joined
 from shoald.runtime.resources import HostLimits, resources, unenforced
@@ -119,6 +120,19 @@ CASES: dict[str, dict[str, Any]] = {
         ),
         "device_sources": ("/run/shoal/x/mounts/devices/0000",),
     },
+    "hooks": {
+        "record": {"userns_base": 0x70000000, "env": ["GPU=mine", "A=b"]},
+        "equipment": Equipment(
+            env=("GPU=1",),
+            hooks={
+                "createContainer": (
+                    Hook("/usr/bin/nvidia-cdi-hook", ("nvidia-cdi-hook", "update-ldcache"), ("PATH=/bin",), 5),
+                    Hook("/usr/bin/other"),
+                ),
+                "poststop": (Hook("/usr/bin/after", timeout=600),),
+            },
+        ),
+    },
     "devices-without-userns": {
         "record": {"userns": "host", "domainname": "example.org"},
         "equipment": Equipment(nodes=(KVM,)),
@@ -196,7 +210,7 @@ def test_what_never_changes(name: str) -> None:
     config = _config(CASES[name])
     assert config["process"]["capabilities"]["ambient"] == config["process"]["capabilities"]["inheritable"] == []
     assert {"type": "mount"} in config["linux"]["namespaces"]
-    assert "hooks" not in config
+    assert ("hooks" in config) == (name == "hooks")
 
 
 def test_what_cgroup_v2_lacks_is_told() -> None:

@@ -50,7 +50,7 @@ FLAGS = (
     Flag("--pids-limit", "pids_limit", "Process limit; -1: none.", "N", 0),
     Flag("--cidfile", "cidfile", "Write the id to a new file.", "FILE", ""),
     Flag("--creds", "creds", "For the registry.", "USER:PASSWORD", ""),
-    Flag("--log-driver", "log_driver", "local, journald or none.", "NAME", ""),
+    Flag("--log-driver", "log_driver", "local (or json-file, the same), journald or none.", "NAME", ""),
     Flag("--log-opt", "log_opt", "Such as max-size=10m and max-file=3.", "KEY=VALUE"),
     Flag("-q --quiet", "quiet", "Show no progress of a pull.", "", False),
     Flag("-a --attach", "attach", "Only stdin, stdout or stderr; else all.", "STREAM"),

@@ -132,6 +132,7 @@ def _config(item: container_pb2.Container, spec: container_pb2.ContainerSpec) ->
 
 def _host_config(spec: container_pb2.ContainerSpec) -> dict[str, Any]:
     return {
+        "LogConfig": {"Type": spec.log.driver or "local", "Config": FreeMap(spec.log.options)},
         "NetworkMode": spec.network or "bridge",
         "PortBindings": _ports(spec.ports),
         "RestartPolicy": {

@@ -15,7 +15,7 @@ MAX_PROFILE = 120 * 1024
 """Bytes of a seccomp profile without its blanks: a field of a request holds no more."""
 
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
-_CDI = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*/[a-zA-Z0-9][a-zA-Z0-9_-]*=[a-zA-Z0-9][a-zA-Z0-9_.:-]*")
+_CDI = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*/[a-zA-Z0-9][a-zA-Z0-9_.-]*=[a-zA-Z0-9][a-zA-Z0-9_.:-]*")
 _ULIMIT = re.compile(r"([a-z]+)=(-1|\d{1,18})(?::(-1|\d{1,18}))?")
 _GPUS = "nvidia.com/gpu"
 _MAX_LABELS = 1 << 20
@@ -52,7 +52,9 @@ def parse_device(text: str) -> DeviceFlag:
         inside = parts[1]
         permissions = parts[2] if len(parts) == 3 else permissions
     if len(parts) > 3 or not path.startswith("/") or (inside and not inside.startswith("/")):
-        raise UsageFault(f"invalid device {text!r}", hint="write /dev/name[:/dev/inside][:rwm]")
+        raise UsageFault(
+            f"invalid device {text!r}", hint="write /dev/name[:/dev/inside][:rwm], or vendor.com/class=name for CDI"
+        )
     if not _PERMISSIONS.fullmatch(permissions):
         raise UsageFault(f"invalid device permissions {permissions!r}", hint="of r, w and m")
     return DeviceFlag(path, inside, permissions)
@@ -99,7 +101,10 @@ def parse_gpus(text: str) -> list[str]:
     devices = body.removeprefix("device=")
     if body.startswith("device=") and re.fullmatch(r"[a-zA-Z0-9_.:,-]+", devices):
         return [f"{_GPUS}={device}" for device in devices.split(",") if device]
-    raise UsageFault(f"invalid --gpus {text!r}", hint="all, a number or device=0,1; others by --device")
+    raise UsageFault(
+        f"invalid --gpus {text!r}",
+        hint="all, a number or device=0,1; capabilities are what the host's CDI says; other vendors by --device",
+    )
 
 
 def security_option(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shoalctl.flags.empty import EMPTY
 from shoalctl.flags.fault import UsageFault
 
-DRIVERS = ("local", "journald", "none")
+DRIVERS = ("local", "json-file", "journald", "none")
 
 
 class LogFlags(NamedTuple):
@@ -23,7 +23,7 @@ def parse_log(driver: str, options: Sequence[str]) -> LogFlags:
     if driver and driver not in DRIVERS:
         raise UsageFault(
             f"--log-driver {driver!r} is unknown",
-            hint="choose local (which has json-file's max-size and max-file), journald or none",
+            hint="choose local (or json-file, the same), journald or none; others belong behind journald",
         )
     parsed = {}
     for option in options:

@@ -558,7 +558,7 @@ class LogConfig(_message.Message):
     DRIVER_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     driver: _builtins.str
-    """"local" (also when empty), "journald" or "none"."""
+    """"local" (also when empty), "json-file" (another name for local), "journald" or "none"."""
     @_builtins.property
     def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """local: "max-size" (20m; -1: no limit), "max-file" (5), "labels", "env"; journald: "tag", "labels", "env". `labels` and `env`
@@ -818,7 +818,7 @@ class ContainerSpec(_message.Message):
 
     @_builtins.property
     def cdi_devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """CDI names ("vendor.com/class=name"), resolved on the host. Role admin."""
+        """CDI names ("vendor.com/class=name"), resolved on the host at each start; hooks of theirs run as the host's root. Role admin."""
 
     @_builtins.property
     def log(self) -> Global___LogConfig: ...

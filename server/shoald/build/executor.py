@@ -271,7 +271,7 @@ class StepExecutor:
                 snapshot_id=snapshot_id,
                 userns_base=build.userns_base if step.security != INSECURE else 0,
                 privileged=step.security == INSECURE,
-                cdi_devices=await asyncio.to_thread(cdi_devices, step.devices),
+                cdi_devices=await in_thread(lambda: cdi_devices(step.devices, self._launcher.cdi_directories)),
                 args=step.argv,
                 env={**step.proxy_env, **step.env, **made.env},
                 user=step.user,

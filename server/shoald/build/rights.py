@@ -6,9 +6,10 @@ A Dockerfile must not take what its caller did not give, and may not have (Build
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from shoal.errors import InvalidArgument, PermissionDenied
-from shoald.containers.equipment import CDI_DIRECTORIES, cdi_specs
+from shoald.containers.cdi_files import cdi_library
 from shoald.dockerfile.steps import RunStep
 from shoald.model.build import DEVICE, NETWORK_HOST, SECURITY_INSECURE, BuildRequest
 from shoald.runtime.cdi import edits_of
@@ -26,20 +27,20 @@ def check_rights(step: RunStep, request: BuildRequest) -> None:
         raise _refused("--device", "DEVICE_REFUSED", DEVICE)
 
 
-def cdi_devices(wanted: Sequence[str]) -> tuple[str, ...]:
+def cdi_devices(wanted: Sequence[str], directories: Sequence[Path]) -> tuple[str, ...]:
     """Names of CDI devices (`vendor/class=name[,required]`, also with name= before) that this host has. Blocking.
 
     Raises InvalidArgument (UNKNOWN_CDI_DEVICE) for one that is required and that it does not have.
     """
     if not wanted:
         return ()
-    specs = cdi_specs(CDI_DIRECTORIES)
+    known = cdi_library(directories)
     found = []
     for text in wanted:
         first, *flags = text.split(",")
         name = first.removeprefix("name=")
         try:
-            edits_of((name,), specs)
+            edits_of((name,), known)
         except InvalidArgument:
             if "required" in flags or "required=true" in flags:
                 raise

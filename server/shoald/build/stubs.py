@@ -9,7 +9,7 @@ import contextlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 FILES = ("etc/resolv.conf", "etc/hosts", "etc/hostname")
@@ -24,20 +24,36 @@ def remove_stubs(layer: Path, targets: Iterable[str] = ()) -> None:
     files. Only empty files and empty directories go."""
     top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        # The deepest first: a target may lie below another one.
-        paths = {*FILES, *DIRECTORIES, *("/".join(_parts(target)) for target in targets)}
-        for path in sorted(paths - {""}, key=lambda path: -path.count("/")):
-            _remove(top, path.split("/"))
+        for path in _stubs(top, targets):
+            _remove(top, path)
     finally:
         os.close(top)
+
+
+def stubs_of(layer: Path, targets: Iterable[str] = ()) -> list[str]:
+    """What remove_stubs would remove: paths in the layer, what is in a directory before it."""
+    top = os.open(layer, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _stubs(top, targets)
+    finally:
+        os.close(top)
+
+
+def _stubs(top: int, targets: Iterable[str]) -> list[str]:
+    found: dict[str, None] = {}
+    # The deepest first: a target may lie below another one.
+    paths = {*FILES, *DIRECTORIES, *("/".join(_parts(target)) for target in targets)}
+    for path in sorted(paths - {""}, key=lambda path: -path.count("/")):
+        _find(top, path.split("/"), found)
+    return list(found)
 
 
 def _parts(target: str) -> list[str]:
     return posixpath.normpath("/" + target).strip("/").split("/")
 
 
-def _remove(top: int, parts: list[str]) -> None:
-    """Remove `parts` and the directories above it that held nothing else."""
+def _find(top: int, parts: list[str], found: dict[str, None]) -> None:
+    """Add `parts`, and the directories above it that hold nothing else."""
     with contextlib.ExitStack() as stack:
         fds = [top]
         for part in parts[:-1]:
@@ -47,32 +63,61 @@ def _remove(top: int, parts: list[str]) -> None:
                 return
             stack.callback(os.close, fd)
             fds.append(fd)
-        if not _remove_empty(fds[-1], parts[-1]):
+        path = "/".join(parts)
+        if not _is_empty(fds[-1], parts[-1], path, found):
             return
+        if _exists(fds[-1], parts[-1]):
+            found[path] = None
         for at in range(len(parts) - 2, -1, -1):
-            if _is_own(top, fds[at + 1], "/".join(parts[: at + 1])):
+            path = "/".join(parts[: at + 1])
+            if _is_own(top, fds[at + 1], path) or not _holds_nothing(fds[at + 1], path, found):
                 return
-            try:
-                os.rmdir(parts[at], dir_fd=fds[at])
-            except OSError:
-                return
+            found[path] = None
 
 
-def _remove_empty(directory: int, name: str) -> bool:
-    """Remove an empty file or directory; True when nothing is there then."""
+def _exists(directory: int, name: str) -> bool:
     try:
-        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode) and found.st_size == 0:
-            os.unlink(name, dir_fd=directory)
-        elif stat.S_ISDIR(found.st_mode):
-            os.rmdir(name, dir_fd=directory)
-        else:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _is_empty(directory: int, name: str, path: str, found: Container[str]) -> bool:
+    """Whether it is an empty file or directory but for what was found, or nothing at all."""
+    try:
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(state.st_mode):
+            return state.st_size == 0
+        if not stat.S_ISDIR(state.st_mode):
             return False
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return True
+    try:
+        return _holds_nothing(fd, path, found)
+    finally:
+        os.close(fd)
+
+
+def _holds_nothing(directory: int, path: str, found: Container[str]) -> bool:
+    return all(f"{path}/{name}" in found for name in os.listdir(directory))
+
+
+def _remove(top: int, path: str) -> None:
+    with contextlib.ExitStack() as stack:
+        *above, name = path.split("/")
+        directory = top
+        with contextlib.suppress(OSError):
+            for part in above:
+                directory = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                stack.callback(os.close, directory)
+            if stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                os.rmdir(name, dir_fd=directory)
+            else:
+                os.unlink(name, dir_fd=directory)
 
 
 def _is_own(top: int, directory: int, path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from shoal.errors import FailedPrecondition, InvalidArgument
@@ -25,10 +26,13 @@ from shoald.runtime.ulimits import clamped, host_hard_limits
 
 
 class Admission:
-    """`profile`: the host's seccomp profile as a document, None for none."""
+    """`profile`: the host's seccomp profile as a document, None for none. `cdi_directories`: see `cdi_library`."""
 
-    def __init__(self, limits: HostLimits, profile: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, limits: HostLimits, profile: Mapping[str, Any] | None, cdi_directories: Sequence[Path] = ()
+    ) -> None:
         self._limits = limits
+        self._cdi_directories = cdi_directories
         self._profile = profile
         self._machine, self._kernel = os.uname().machine, kernel_version()
         self._known = rights.known_capabilities(ALL_CAPABILITIES)
@@ -45,7 +49,7 @@ class Admission:
         self._check_processors(spec)
         _check_apparmor(security_options(spec.security_options).apparmor)
         self.seccomp(spec, user_namespace=not without_user_namespace(spec))
-        equipment(spec)
+        equipment(spec, self._cdi_directories)
 
     def _check_capabilities(self, spec: ContainerSpec) -> None:
         here = self.capabilities(user_namespace=not without_user_namespace(spec))

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shoal.errors import FailedPrecondition
+from shoald.containers.cdi_files import cdi_library
 from shoald.host.devices import HostDevice, all_devices, block_device, devices_at, make_nodes
 from shoald.model.container import Container, ContainerSpec, Device
-from shoald.runtime.cdi import CdiNode, CdiSpec, Edits, edits_of, parse_spec
+from shoald.runtime.cdi import CdiHook, CdiNode, Edits, edits_of
 from shoald.runtime.devices import OF_EVERY_CONTAINER, DeviceNode, Equipment
 from shoald.runtime.resources import limited_devices
 
-CDI_DIRECTORIES = (Path("/etc/cdi"), Path("/var/run/cdi"))
-"""As in the CDI specification; in the second ones what a driver wrote since the host started, which wins."""
 
-_MAX_SPEC_BYTES = 4 << 20
-
-
-def equipment(spec: ContainerSpec, directories: Sequence[Path] = CDI_DIRECTORIES) -> Equipment:
-    """Everything as it is on the host now. Raises InvalidArgument (DEVICE_MISSING, NOT_A_DEVICE, UNKNOWN_CDI_DEVICE),
-    FailedPrecondition (BAD_CDI_SPEC, CDI_HOOKS)."""
-    edits = edits_of(spec.cdi_devices, cdi_specs(directories)) if spec.cdi_devices else Edits()
+def equipment(spec: ContainerSpec, directories: Sequence[Path] = ()) -> Equipment:
+    """Everything as it is on the host now. Blocking. Raises InvalidArgument (DEVICE_MISSING, NOT_A_DEVICE,
+    UNKNOWN_CDI_DEVICE), FailedPrecondition (BAD_CDI_SPEC, CDI_CONFLICT, CDI_UNSUPPORTED, CDI_SOURCE_MISSING)."""
+    edits = edits_of(spec.cdi_devices, cdi_library(directories)) if spec.cdi_devices else Edits()
     nodes: dict[str, DeviceNode] = {}
     for host in all_devices() if spec.privileged else ():
         nodes[host.path] = _node(host, host.path, "rwm")
     for device in spec.devices:
         nodes |= {node.path: node for node in _asked(device)}
+    for missing in _missing(edits):
+        raise FailedPrecondition(
+            f"a CDI device that was asked for needs {missing}, which is not on this host",
+            reason="CDI_SOURCE_MISSING",
+            hint="its specification may be older than the driver: write it anew",
+        )
     for each in edits.device_nodes:
         nodes[each.path] = _cdi_node(each)
     kept = tuple(node for path, node in nodes.items() if path not in OF_EVERY_CONTAINER)
@@ -37,6 +40,7 @@ def equipment(spec: ContainerSpec, directories: Sequence[Path] = CDI_DIRECTORIES
         env=edits.env,
         mounts=tuple((each.container_path, each.host_path, each.type, each.options) for each in edits.mounts),
         groups=edits.additional_gids,
+        hooks=edits.oci_hooks(),
         numbers={path: block_device(path) for path in limited_devices(spec.resources)},
     )
 
@@ -55,17 +59,18 @@ def place_nodes(container: Container, nodes: Sequence[DeviceNode], directory: Pa
     return [str(directory / f"{number:04d}") for number in range(len(nodes))]
 
 
-def cdi_specs(directories: Sequence[Path]) -> list[CdiSpec]:
-    """All specifications in JSON, those of the later directories last. Raises FailedPrecondition (BAD_CDI_SPEC)."""
-    found = []
-    for directory in directories:
-        for path in sorted(directory.glob("*.json")):
-            with path.open("rb") as file:
-                data = file.read(_MAX_SPEC_BYTES + 1)
-            if len(data) > _MAX_SPEC_BYTES:
-                raise FailedPrecondition(f"CDI specification {path} is too large", reason="BAD_CDI_SPEC")
-            found.append(parse_spec(data, str(path)))
-    return found
+def _missing(edits: Edits) -> Iterator[str]:
+    yield from (path for node in edits.device_nodes if not os.path.exists(path := node.host_path or node.path))
+    yield from (f"the program {hook.path}" for hook in edits.hooks if _is_missing(hook))
+    for mount in edits.mounts:
+        bound = mount.type in ("", "none", "bind") or {"bind", "rbind"} & set(mount.options)
+        if bound and not os.path.exists(mount.host_path):
+            yield mount.host_path
+
+
+def _is_missing(hook: CdiHook) -> bool:
+    # The path of a startContainer hook is one in the container.
+    return hook.hook_name != "startContainer" and not (os.path.isfile(hook.path) and os.access(hook.path, os.X_OK))
 
 
 def _asked(device: Device) -> list[DeviceNode]:

@@ -86,8 +86,10 @@ class Launcher:
         configure: Callable[[Prepared], dict[str, Any]],
         neighbours: Neighbours,
         userns_size: int = 65536,
+        cdi_directories: Sequence[Path] = (),
     ) -> None:
         """`configure` makes the OCI configuration (pure)."""
+        self.cdi_directories = cdi_directories
         self.neighbours = neighbours
         self._userns_size = userns_size
         self._runtime = runtime
@@ -175,7 +177,7 @@ class Launcher:
             etc = shared_etc(self.state_path(joined["network"].container_id))
         else:
             etc = write_etc(self.state_path(container.id), container, endpoints, resolv)
-        asked = equipment(container.spec)
+        asked = await self._equipment(container)
         nodes = self._place_nodes(container, asked, bundle_dir / IN_BUNDLE_MOUNTS)
         shm = self.neighbours.share_shm(container)
         config = self._configure(
@@ -206,6 +208,12 @@ class Launcher:
         resolv_conf = self.network.resolv_conf(endpoints)
         path = self.state_path(container.id)
         await in_thread(lambda: rewrite_etc(path, container, endpoints, resolv_conf))
+
+    async def _equipment(self, container: Container) -> Equipment:
+        if not container.spec.cdi_devices:
+            return equipment(container.spec)
+        # Files to read, and in YAML slow ones.
+        return await in_thread(lambda: equipment(container.spec, self.cdi_directories))
 
     def _place_nodes(self, container: Container, asked: Equipment, directory: Path) -> Sequence[str]:
         if asked.nodes and container.userns_base:

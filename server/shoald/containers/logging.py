@@ -1,6 +1,7 @@
 """Drivers of container logs and their options; pure.
 
-`local` has the options of Docker's driver of that name; sizes as Docker writes them (units of 1024).
+`local` has the options of Docker's driver of that name; sizes as Docker writes them (units of 1024). `json-file` is
+Docker's default and another name of it here: the record says what was asked for, the files are the same.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ DEFAULT = Rotation()
 UNKEPT = Rotation(max_bytes=1 << 20, max_files=2)
 """What is written for those who are attached, where the driver keeps nothing that can be read from a file."""
 
+_FILES = ("local", "json-file")
 _OPTIONS = {
-    "local": ("max-size", "max-file", "labels", "env"),
+    **dict.fromkeys(_FILES, ("max-size", "max-file", "labels", "env")),
     "journald": ("tag", "labels", "env"),
     "none": (),
 }
@@ -33,7 +35,7 @@ def check_log(config: LogConfig) -> None:
         raise InvalidArgument(
             f"unknown log driver {config.driver!r}",
             reason="INVALID_LOG_DRIVER",
-            hint="choose local (which has json-file's max-size and max-file), journald or none",
+            hint="choose local (or json-file, the same), journald or none",
         )
     for name, value in config.options.items():
         if name not in known:
@@ -54,7 +56,7 @@ def journal_tag(config: LogConfig) -> str | None:
 
 def rotation_of(config: LogConfig) -> Rotation:
     """How the container's log is cut. Raises InvalidArgument (INVALID_LOG_OPTION)."""
-    if config.driver != "local":
+    if config.driver not in _FILES:
         return UNKEPT
     options = config.options
     max_bytes = _bytes(options["max-size"]) if "max-size" in options else DEFAULT.max_bytes

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from shoal.digest import Digest
-from shoal.errors import DataLoss, InvalidArgument
+from shoal.errors import DataLoss, InvalidArgument, NotFound
 from shoal.platform import Platform
 from shoal.reference import Reference
-from shoald.build.stubs import remove_stubs
+from shoald.build.stubs import stubs_of
 from shoald.containers.lifecycle import Publish, event_attributes
 from shoald.content.ports import ContentStore
 from shoald.dockerfile.graph import plan
@@ -23,7 +23,7 @@ from shoald.dockerfile.state import StageState
 from shoald.dockerfile.steps import CopyStep, RunStep
 from shoald.engine.operations import Once
 from shoald.images.assemble import Assembler, BuiltLayer
-from shoald.images.layers import Layers
+from shoald.images.layers import LayerBlob, Layers
 from shoald.images.unpacker import unpacking
 from shoald.metadata.store import Metadata
 from shoald.model.container import Container, HealthCheck, MountKind
@@ -85,7 +85,8 @@ class CommitCases:
         state = changed(config, author or base.config.author, changes)
         with self._md.leases.lease("commit") as lease:
             async with self._frozen(container.id) if pause else _running():
-                layer = await self._copy(container, lease)
+                blob = await self._packed(container, lease)
+            layer = await self._unpacked(container, blob, lease)
             below = self._assembler.layers_of(base)
             layers = [*below, layer]
             body = document(base, state, [each.blob.diff_id for each in layers], container, message)
@@ -94,21 +95,25 @@ class CommitCases:
         self._publish("container", "commit", container.id, told)
         return image
 
-    async def _copy(self, container: Container, lease: str) -> BuiltLayer:
-        """The container's layer as one of an image, by way of an archive: confined programs read and write, so that a
-        container that goes on changing its files can't lead them elsewhere."""
+    async def _packed(self, container: Container, lease: str) -> LayerBlob:
+        """The container's layer as an archive: a confined program reads it, so that a container that goes on changing
+        its files can't lead it elsewhere."""
         active = self._md.snapshots.get(container.snapshot_id)
         assert active is not None
-        first = await self._layers.pack_layer(active, lease=lease)
-        parent = active.parent_id
-        snapshot = await self._snapshots.create_layer(parent, lease=lease)
+        directory, targets = self._snapshots.fs_path(active.id), [mount.target for mount in container.spec.mounts]
+        stubs = await asyncio.to_thread(stubs_of, directory, targets)
+        return await self._layers.pack_layer(active, lease=lease, without=stubs)
+
+    async def _unpacked(self, container: Container, blob: LayerBlob, lease: str) -> BuiltLayer:
+        """The same as a layer of images, on those that the container has below it."""
+        active = self._md.snapshots.get(container.snapshot_id)
+        if active is None:
+            raise NotFound(f"container {container.name} was removed", reason="CONTAINER_NOT_FOUND")
+        snapshot = await self._snapshots.create_layer(active.parent_id, lease=lease)
         try:
-            directory = self._snapshots.fs_path(snapshot.id)
-            path = self._content.path(Digest.parse(first.digest))
-            async with unpacking(directory, "layer", source=path) as unpacker:
+            path = self._content.path(Digest.parse(blob.digest))
+            async with unpacking(self._snapshots.fs_path(snapshot.id), "layer", source=path) as unpacker:
                 await unpacker.result()
-            await asyncio.to_thread(remove_stubs, directory, [mount.target for mount in container.spec.mounts])
-            blob = await self._layers.pack_layer(snapshot, lease=lease)
             snapshot = await self._snapshots.commit(snapshot.id, size_bytes=blob.content_bytes)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self._snapshots.remove(snapshot.id)))

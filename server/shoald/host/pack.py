@@ -1,11 +1,12 @@
 """Program: pack the working directory, a layer of overlayfs, as an OCI layer on standard output.
 
-    python -I -m shoald.host.pack --compression gzip|zstd|none [--id-base N] [--mode layer|tree]
+    python -I -m shoald.host.pack --compression gzip|zstd|none [--id-base N] [--mode layer|tree] [--without PATHS]
 
 With `--mode tree` it is no layer but a tree of files: no name and no device means a deletion, and the root comes first.
 
 overlayfs's deletions become whiteouts (image-spec `layer.md`), owners are written as `id - id_base`, sockets are left
 out, members come in the order of their names. Of the extended attributes security.capability and user.* are kept.
+`--without`: a list (JSON) of empty files and directories to leave out.
 
 Writes one line of JSON to standard error: {"diff_id", "tar_bytes", "content_bytes", "entries", "digest", "size"} (the
 last two are of what went to standard output), or {"error": reason, "message"} and exits with 1. Confines itself first.
@@ -22,7 +23,7 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from shoald.host.confine import DAC_OVERRIDE, SYS_ADMIN, confine
@@ -149,10 +150,11 @@ class _Sink:
 
 
 class _Packer:
-    def __init__(self, sink: _Sink, id_base: int, *, layer: bool = True) -> None:
+    def __init__(self, sink: _Sink, id_base: int, *, layer: bool = True, without: Iterable[str] = ()) -> None:
         self._sink = sink
         self._base = id_base
         self._layer = layer
+        self._without = frozenset(os.fsencode(path) for path in without)
         self._links: dict[tuple[int, int], bytes] = {}
         self.entries = 0
         self.content_bytes = 0
@@ -182,7 +184,7 @@ class _Packer:
         if self._layer and kind == CHAR and found.st_rdev == 0:
             self._marker((parent + b"/" if parent else b"") + b".wh." + name)
             return False
-        if kind is None:
+        if kind is None or (path in self._without and self._is_empty(path, found)):
             return False
         if self._layer and kind == DIRECTORY and "trusted.overlay.redirect" in _xattr_names(path):
             raise _Unpackable(f"{os.fsdecode(path)[:200]!a} is a renamed directory that refers to a lower layer")
@@ -204,6 +206,12 @@ class _Packer:
         if self._layer and kind == DIRECTORY and _is_opaque(path):
             self._marker(path + b"/.wh..wh..opq")
         return kind == DIRECTORY
+
+    def _is_empty(self, path: bytes, found: os.stat_result) -> bool:
+        """Still, but for what is left out too: who wrote there meanwhile loses nothing."""
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size == 0
+        return all(name in self._without and self._is_empty(name, os.lstat(name)) for name in _names(path))
 
     def _write(self, member: Member, found: os.stat_result) -> None:
         self.entries += 1
@@ -301,15 +309,16 @@ def main() -> int:
     # OpenSSL reads its configuration at the first use: not in the layer's root.
     hashlib.sha256(b"").hexdigest()
     layer = {"layer": True, "tree": False}[options.get("--mode", "layer")]
-    result = _run(lambda: _pack(compressor, int(options.get("--id-base", "0")), layer=layer))
+    without = json.loads(options.get("--without", "[]"))
+    result = _run(lambda: _pack(compressor, int(options.get("--id-base", "0")), layer=layer, without=without))
     os.write(2, json.dumps(result).encode() + b"\n")
     os._exit(1 if "error" in result else 0)
 
 
-def _pack(compressor: Compressor, id_base: int, *, layer: bool) -> dict[str, object]:
+def _pack(compressor: Compressor, id_base: int, *, layer: bool, without: Iterable[str]) -> dict[str, object]:
     confine(keep=frozenset({DAC_OVERRIDE, SYS_ADMIN}))
     sink = _Sink(1, compressor)
-    packer = _Packer(sink, id_base, layer=layer)
+    packer = _Packer(sink, id_base, layer=layer, without=without)
     packer.walk()
     return {**sink.finish(), "content_bytes": packer.content_bytes, "entries": packer.entries}
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,8 +58,11 @@ class Layers:
         self._compression = compression
         self._limits = limits or UnpackLimits()
 
-    async def pack_layer(self, snapshot: Snapshot, *, lease: str | None = None) -> LayerBlob:
-        """Store a snapshot's own files as a blob, owners shifted back by its uid_base; the lease holds it.
+    async def pack_layer(
+        self, snapshot: Snapshot, *, lease: str | None = None, without: Sequence[str] = ()
+    ) -> LayerBlob:
+        """Store a snapshot's own files as a blob, owners shifted back by its uid_base; the lease holds it. `without`:
+        paths of empty files and directories that are left out (if they still are empty).
 
         The same files always give the same blob. It must not change meanwhile. Raises InvalidArgument (BAD_TREE: names
         that an image can't have), ResourceExhausted (DISK_FULL), Internal.
@@ -68,7 +71,7 @@ class Layers:
             self._tmp.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = tempfile.TemporaryFile(dir=self._tmp)  # noqa: SIM115 -- closed below
         with file:
-            result = await self._pack(snapshot, file)
+            result = await self._pack(snapshot, file, without)
             digest = Digest.parse(result["digest"])
             media_type = layer_type(self._compression)
             if lease is not None:
@@ -108,9 +111,9 @@ class Layers:
         ) as unpacker:
             return await unpacker.result()
 
-    async def _pack(self, snapshot: Snapshot, file: IO[bytes]) -> dict[str, Any]:
+    async def _pack(self, snapshot: Snapshot, file: IO[bytes], without: Sequence[str]) -> dict[str, Any]:
         argv = [sys.executable, "-I", "-m", "shoald.host.pack", "--compression", self._compression.value]
-        argv += ["--id-base", str(snapshot.uid_base)]
+        argv += ["--id-base", str(snapshot.uid_base), "--without", json.dumps(without)]
         directory = self._snapshots.fs_path(snapshot.id)
         child = await spawn(argv, stdin=DEVNULL, stdout=file, stderr=PIPE, env=ENVIRONMENT, cwd=directory)
         async with child:

@@ -79,11 +79,12 @@ def check_host_ip(text: str) -> str:
             f"ports can't be published on {text}", reason="INVALID_HOST_IP", hint="name a plain address"
         )
     if address.version == 6 and address.is_loopback:
-        # The kernel forwards no answer to it: IPv6 has nothing like route_localnet.
+        # IPv6 has nothing like route_localnet: where br_netfilter looks at bridges, an answer for ::1 is dropped on its
+        # way from the bridge, whatever the routes say.
         raise Unimplemented(
-            "ports can't be published on ::1",
+            "ports can't be published on ::1: the kernel brings no answer of a container back there",
             reason="IPV6_LOOPBACK_PUBLISH",
-            hint="publish on 127.0.0.1, or on another IPv6 address of the host",
+            hint="publish on 127.0.0.1, where programs that ask for localhost go next, or on another IPv6 address",
         )
     return str(address)
 

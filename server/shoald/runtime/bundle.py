@@ -26,6 +26,8 @@ class Monitored(Struct, frozen=True):
     cgroup_path: str
     stdin_open: bool
     terminal: bool
+    poststop: bool = False
+    """It has hooks that run when it is deleted."""
 
 
 class _Linux(Struct, frozen=True, rename="camel"):
@@ -112,17 +114,25 @@ class ContainerFiles:
         """Errors of the OCI runtime, one JSON object a line."""
         return self.directory / "oci.log"
 
+    @property
+    def hooks_log(self) -> Path:
+        """What crun's hooks wrote."""
+        return self.directory / "hooks.log"
+
     def make(self) -> None:
         """Make the directory (0711: a user namespace must pass through it) and the mount point."""
         self.directory.mkdir(mode=0o711, exist_ok=True)
         self.rootfs.mkdir(mode=0o755, exist_ok=True)
 
-    def write_config(self, config: object) -> None:
-        """Write config.json. The run directory is a tmpfs: nothing to sync."""
+    def write_config(self, config: object, reader: int = 0) -> None:
+        """Write config.json; `reader`: a group that may read it. The run directory is a tmpfs: nothing to sync."""
         # 0600: the environment may hold secrets.
         fd = os.open(self.directory / "config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
             file.write(msgspec.json.encode(config))
+            if reader:
+                os.fchown(fd, 0, reader)
+                os.fchmod(fd, 0o640)
 
     def configured(self) -> Configured:
         """What config.json says, whoever wrote it; empty without one."""

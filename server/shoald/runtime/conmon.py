@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from shoal.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, ShoalError
 from shoald.host import cgroups, freezer
@@ -26,6 +27,7 @@ from shoald.runtime.attach import StdinConnections
 from shoald.runtime.bundle import ContainerFiles, Monitored, RunDirectory
 from shoald.runtime.exec import ExecRunner
 from shoald.runtime.exits import ExitWatch
+from shoald.runtime.hooks import reader, with_output
 from shoald.runtime.lost import MonitorWatch
 from shoald.runtime.messages import errors_in, runtime_error
 from shoald.runtime.monitor import Monitor, Report, end_monitor, kill_monitor, monitor_identity
@@ -36,11 +38,14 @@ from shoald.runtime.targets import check_mount_targets
 from shoald.runtime.uncancelled import uncancelled
 from shoald.runtime.workdir import check_working_dir
 
+log = structlog.get_logger(__name__)
+
 _START_SECONDS = 60.0
 _DELETE_SECONDS = 30.0
 _END_SECONDS = 10.0
 _MAX_TERMINAL = 1000
 _LONGEST_RUN_DIR = 80
+_TAIL_BYTES = 2000
 
 
 class ConmonRuntime:
@@ -109,8 +114,10 @@ class ConmonRuntime:
         if (self._directory.runtime_root / bundle.container_id).exists() or files.monitored() is not None:
             await self._discard(files)
         files.clear()
-        takes_programs = self._runtime.name == "crun"
-        files.write_config(await self._filters.add_to(bundle.config) if takes_programs else bundle.config)
+        config = bundle.config
+        if self._runtime.name == "crun":
+            config = await self._filters.add_to(with_output(config, str(files.hooks_log)))
+        files.write_config(config, reader(config))
         try:
             try:
                 report = await self._monitor.create(bundle, files)
@@ -130,7 +137,8 @@ class ConmonRuntime:
         if start_time is None or monitor is None:
             raise Internal("the container ended before it was started", reason="RUNTIME_FAILED")
         cgroup_path = str(bundle.config["linux"]["cgroupsPath"])
-        noted = Monitored(pid, start_time, *monitor, cgroup_path, bundle.stdin_open, bundle.tty)
+        poststop = "poststop" in bundle.config.get("hooks", {})
+        noted = Monitored(pid, start_time, *monitor, cgroup_path, bundle.stdin_open, bundle.tty, poststop)
         files.write_monitored(noted)
         self._monitors.watch(files, noted)
         return Created(pid, start_time)
@@ -241,9 +249,10 @@ class ConmonRuntime:
             # All that `RUNTIME delete` would do is done below: state directory and cgroups go, and no program runs.
             freezer.thaw(self._cgroups, noted.cgroup_path)
             await _end_process(files.container_id, noted)
+            if noted.poststop:
+                await self._delete_by_runtime(files)
         elif (self._directory.runtime_root / files.container_id).exists():
-            argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
-            await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
+            await self._delete_by_runtime(files)
         if monitor is not None:
             await end_monitor(*monitor)
         if cgroup_path:
@@ -252,6 +261,14 @@ class ConmonRuntime:
             await cgroups.remove(self._cgroups, cgroup_path)
         files.clear()
         self._forget_runtime_state(files.container_id)
+
+    async def _delete_by_runtime(self, files: ContainerFiles) -> None:
+        argv = [self._runtime.path, *self._options(), "delete", "--force", files.container_id]
+        completed = await run(argv, check=False, cwd="/", timeout=_DELETE_SECONDS)
+        if completed.returncode != 0 or b"hook" in completed.stderr:
+            # The container is gone all the same, and so is whoever could be told (OCI runtime spec, runtime.md).
+            said = completed.stderr.decode(errors="replace").strip() or _tail(files.hooks_log)
+            log.warning("runtime_delete_failed", container=files.container_id, error=said)
 
     def _forget_runtime_state(self, container_id: str) -> None:
         """Remove a state directory that the runtime left behind (a killed `create`)."""
@@ -337,7 +354,20 @@ class ConmonRuntime:
 
 def _failure(files: ContainerFiles, message: str) -> ShoalError:
     process = files.configured().process
-    return runtime_error(message, command=process.args[0] if process.args else "", working_dir=process.cwd)
+    return runtime_error(
+        message,
+        command=process.args[0] if process.args else "",
+        working_dir=process.cwd,
+        hook_output=_tail(files.hooks_log),
+    )
+
+
+def _tail(path: Path) -> str:
+    """The end of a file, "" without one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+        return file.read().decode(errors="replace").strip()
+    return ""
 
 
 async def _end_process(container_id: str, noted: Monitored) -> None:

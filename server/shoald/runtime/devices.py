@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from shoal.errors import InvalidArgument
+from shoald.runtime.hooks import Hook
 
 _ALLOWED: tuple[tuple[int, int | None], ...] = (
     (1, 3),  # /dev/null
@@ -51,6 +52,8 @@ class Equipment(Struct, frozen=True):
     mounts: tuple[tuple[str, str, str, tuple[str, ...]], ...] = ()
     """(path in the container, path on the host, type, options)."""
     groups: tuple[int, ...] = ()
+    hooks: Mapping[str, Sequence[Hook]] = field(default_factory=dict)
+    """Kind (see `shoald.runtime.hooks.HOOKS`) -> programs, in their order."""
     numbers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """(major, minor) of the block devices that its limits name."""
 

@@ -26,13 +26,21 @@ _WORKDIR = (
     re.compile(r"error during container init: mkdir /.*: not a directory"),  # runc
     re.compile(r"chdir to cwd"),  # runc
 )
+_HOOK = (
+    re.compile(r"error executing hook|timeout expired for `"),  # crun
+    re.compile(r"error running hook #\d+: "),  # runc
+)
 _LIMIT = 4000
 
 
-def runtime_error(message: str, *, command: str, working_dir: str) -> ShoalError:
-    """The error for a runtime's message. Metadata "exit_code" is what Docker's client exits with: 127, 126 or 125."""
+def runtime_error(message: str, *, command: str, working_dir: str, hook_output: str = "") -> ShoalError:
+    """The error for a runtime's message. Metadata "exit_code" is what Docker's client exits with: 127, 126 or 125.
+    `hook_output`: what hooks wrote, where it is not in the message."""
     message = message.strip()[-_LIMIT:]
     metadata = {"command": command, "runtime_message": message}
+    if any(pattern.search(message) for pattern in _HOOK):
+        text = f"a hook of a CDI device failed: {message}" + (f": {hook_output}" if hook_output else "")
+        return FailedPrecondition(text, reason="HOOK_FAILED", metadata=metadata | {"exit_code": "125"})
     if any(pattern.search(message) for pattern in _NOT_FOUND):
         if not command:
             return _not_executable(command, metadata)
@@ -63,6 +71,8 @@ def errors_in(log: bytes) -> str:
     for line in log.splitlines():
         with contextlib.suppress(msgspec.DecodeError):
             entry = msgspec.json.decode(line, type=_LogLine)
-            if entry.level in ("error", "fatal") and entry.msg not in found:
-                found.append(entry.msg)
+            # crun hands on what its first process says, a line of such a log itself.
+            said = errors_in(entry.msg.encode()) if entry.msg.startswith("{") else ""
+            if entry.level in ("error", "fatal") and (said or entry.msg) not in found:
+                found.append(said or entry.msg)
     return "; ".join(found)

@@ -16,6 +16,7 @@ from shoal.errors import InvalidArgument
 from shoald.model.container import Container, ContainerSpec
 from shoald.runtime.capabilities import ALL_CAPABILITIES, bounding_set, capability_sets
 from shoald.runtime.devices import Equipment, device_list, device_rules
+from shoald.runtime.hooks import hook_list
 from shoald.runtime.masked import MASKED_PATHS, READONLY_PATHS
 from shoald.runtime.mounts import (
     INIT_TARGET,
@@ -104,6 +105,8 @@ def runtime_config(given: SpecInput) -> dict[str, Any]:
             config["domainname"] = spec.domainname
     if spec.annotations:
         config["annotations"] = dict(spec.annotations)
+    if given.equipment.hooks:
+        config["hooks"] = hook_list(given.equipment.hooks)
     return config
 
 
@@ -139,7 +142,7 @@ def _process(given: SpecInput) -> dict[str, Any]:
         "terminal": spec.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": groups, "umask": 0o022},
         "args": args,
-        "env": [*environment(container, user), *given.equipment.env],
+        "env": _replaced(environment(container, user), given.equipment.env),
         "cwd": working_dir(container.process.working_dir),
         "capabilities": capability_sets(user.uid, bounding_capabilities(spec, given.capabilities)),
         "rlimits": rlimits(spec.ulimits, given.limits.hard_limits),
@@ -162,6 +165,12 @@ def environment(container: Container, user: ResolvedUser) -> list[str]:
     first = [f"{name}={value}" for name, value in defaults.items() if name not in given]
     last = [] if "HOME" in given else [f"HOME={user.home}"]
     return [*first, *container.process.env, *last]
+
+
+def _replaced(environment: Sequence[str], later: Sequence[str]) -> list[str]:
+    """Both; of two entries with one name the later one, since programs go by the first."""
+    names = {entry.partition("=")[0] for entry in later}
+    return [*(entry for entry in environment if entry.partition("=")[0] not in names), *later]
 
 
 def working_dir(path: str) -> str:

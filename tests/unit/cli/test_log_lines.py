@@ -143,6 +143,7 @@ async def test_a_loud_log_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPat
 def test_flags() -> None:
     assert parse_log("", ()) == LogFlags()
     assert parse_log("local", ["max-size=1m", "env=A=B"]) == LogFlags("local", {"max-size": "1m", "env": "A=B"})
-    for driver, options in (("json-file", ()), ("", ["x"]), ("", ["=x"])):
+    assert parse_log("json-file", ["max-file=3"]) == LogFlags("json-file", {"max-file": "3"})
+    for driver, options in (("syslog", ()), ("fluentd", ()), ("", ["x"]), ("", ["=x"])):
         with pytest.raises(UsageFault):
             parse_log(driver, options)
