@@ -104,7 +104,7 @@ class Build:
             except (LinkLost, FailedPrecondition, NotFound) as error:
                 attempts += 1
                 if not self._may_go_on(error):
-                    raise
+                    raise self._lost(error) from error
                 if attempts > _ATTEMPTS:
                     # Why the context never came says more than that it is not there.
                     raise (error if cause is None or isinstance(error, LinkLost) else cause) from error
@@ -136,6 +136,16 @@ class Build:
             self._sent = False
             return True
         return isinstance(error, LinkLost)
+
+    def _lost(self, error: ShoalError) -> ShoalError:
+        """What to say of an error that ends it: a host that forgot a build that went on has lost its memory."""
+        if error.reason != "OPERATION_NOT_FOUND" or not self._cursor:
+            return error
+        return FailedPrecondition(
+            "the daemon was restarted in the middle of the build",
+            reason="BUILD_LOST",
+            hint="build again: the steps that were done are in its cache",
+        )
 
     async def _send_contexts(self) -> ShoalError | None:
         """Send what the host lacks; what kept some of it from coming there, if another attempt may help."""
