@@ -291,3 +291,36 @@ def test_what_fails_makes_nothing(fleet: Fleet, context: Path) -> None:
     assert fleet.shoal("images", "-H", "h1", "-q", "-a").stdout == before
     for flag in ("linux/amd64,,linux/arm64", "linux/amd64,nonsense"):
         assert fleet.shoal("build", "--platform", flag, context, code=2).stderr
+
+
+def test_a_daemon_that_is_killed_in_the_middle(
+    fleet: Fleet, busybox: str, registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """The client says what happened; nothing half-made stays, and the next build goes on from there."""
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM --platform=$BUILDPLATFORM {busybox} AS make\nARG TARGETARCH\n"
+        "RUN echo $TARGETARCH > /arch\nRUN echo begun && sleep 3\n"
+        'FROM scratch\nCOPY --from=make /arch /arch\nCMD ["x"]\n'
+    )
+    fleet.shoal("builder", "prune", "-af", "-H", "h1")
+    before = blobs(fleet.first)
+    name = f"{registry.address}/killed:1"
+    flags = ["-H", "h1", "--platform", BOTH, "--sbom", "--provenance", "--push", "-t", name]
+    started = subprocess.Popen(
+        fleet.command("build", *flags, tmp_path), stderr=subprocess.PIPE, text=True, env=fleet.environment()
+    )
+    assert started.stderr is not None
+    while "begun" not in (line := started.stderr.readline()):
+        assert line
+    fleet.first.kill()
+    fleet.first.start()
+    rest = started.communicate(timeout=60)[1]
+    assert started.returncode == 1
+    assert "h1: the daemon was restarted in the middle of the build" in rest
+    assert "killed" not in fleet.shoal("images", "-H", "h1", "-a").stdout
+    done = fleet.shoal("build", *flags, tmp_path)
+    assert done.stderr.count("CACHED") >= 2
+    assert architectures(index(fleet, "h1", name)) == ["amd64", "arm64", "unknown", "unknown"]
+    fleet.shoal("rmi", "-H", "h1", name)
+    fleet.shoal("builder", "prune", "-af", "-H", "h1")
+    assert blobs(fleet.first) == before
