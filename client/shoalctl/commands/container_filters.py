@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from shoalctl.fleet.host import HostClient
 
 
+_ONE = ("network", "volume")
+"""What a request takes one value of."""
+
+
 def list_request(
     wanted: dict[str, list[str]], *, everything: bool, limit: int
 ) -> container_pb2.ContainerServiceListRequest:
@@ -49,7 +53,7 @@ def list_request(
 def _carried(wanted: dict[str, list[str]]) -> bool:
     """Whether the request says all of the filters, so that the host can count what passes them."""
     alone = any(wanted[key] for key in ("id", "exited", "publish", "before", "since"))
-    return not alone and all(len(wanted[key]) <= 1 for key in ("name", "ancestor", "health"))
+    return not alone and all(len(wanted[key]) <= 1 for key in ("name", "ancestor", "health", *_ONE))
 
 
 def _health(words: list[str]) -> int:
@@ -72,8 +76,28 @@ async def filtered(
         made = item.created_at.ToNanoseconds()
         return all(made < each for each in before) and all(made > each for each in since) and matches(item, wanted)
 
-    found = [item for item in await host.containers(request) if passes(item)]
-    return found[:limit] if limit > 0 else found
+    found = {item.id: item for each in _each(request, wanted) for item in await host.containers(each) if passes(item)}
+    newest = list(found.values())
+    if any(len(wanted[key]) > 1 for key in _ONE):
+        newest.sort(key=lambda item: item.created_at.ToNanoseconds(), reverse=True)
+    return newest[:limit] if limit > 0 else newest
+
+
+def _each(
+    request: container_pb2.ContainerServiceListRequest, wanted: dict[str, list[str]]
+) -> list[container_pb2.ContainerServiceListRequest]:
+    """A request for each of several networks or volumes, of which any will do."""
+    requests = [request]
+    for key in (key for key in _ONE if len(wanted[key]) > 1):
+        several = []
+        for each in requests:
+            for value in wanted[key]:
+                one = type(request)()
+                one.CopyFrom(each)
+                setattr(one, key, value)
+                several.append(one)
+        requests = several
+    return requests
 
 
 async def _made_at(host: HostClient, reference: str) -> int:

@@ -152,6 +152,10 @@ def test_filters_of_ps(shoal: Shoal, h1: FakeDaemon) -> None:
     assert h1.requests("List")[-1].limit == 2
     shoal("ps", "-f", "network=front", "-f", "volume=data")
     assert (h1.requests("List")[-1].network, h1.requests("List")[-1].volume) == ("front", "data")
+    before = len(h1.requests("List"))
+    assert names("-n", "1", "-f", "network=front", "-f", "network=back", "-f", "volume=a", "-f", "volume=b") == ["new"]
+    asked = [(each.network, each.volume, each.limit) for each in h1.requests("List")[before:]]
+    assert asked == [("front", "a", 0), ("front", "b", 0), ("back", "a", 0), ("back", "b", 0)]
     assert "SIZE" in shoal("ps", "-s")[1]
     assert h1.requests("List")[-1].sizes
     assert "1.5kB" in shoal("ps", "--format", "{{.Size}}")[1]
