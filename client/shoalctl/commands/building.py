@@ -72,7 +72,8 @@ class Building:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
 
-                directory = await asyncio.to_thread(stack.enter_context, checked_out(options.path))
+                repository = checked_out(options.path, keep_git_dir=options.keep_git_dir)
+                directory = await asyncio.to_thread(stack.enter_context, repository)
                 self._options = options.at(directory)
             return await self._run()
 
