@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from shoald.dockerfile.mounts import TYPES
+from shoald.dockerfile.source import KEYWORDS
 from tests.support.dockerfile_plan import evaluate
 
+_FLAGS = """
+platform mount network security device from chown chmod link parents exclude checksum keep-git-dir interval retries
+"""
 CASES = Path(__file__).parent.parent / "golden" / "dockerfile"
 
 
@@ -33,5 +38,13 @@ def test_golden(case: str) -> None:
     assert found == json.loads(expected_file.read_text())
 
 
-def test_there_are_cases() -> None:
-    assert len(_cases()) >= 25
+def test_real_files_are_covered() -> None:
+    """The cases `like-...` are modelled on well-known public Dockerfiles: between them they have the language."""
+    cases = [name for name in _cases() if name.startswith("like-")]
+    assert len(cases) >= 40
+    text = "\n".join((CASES / name / "Dockerfile").read_text() for name in cases)
+    wanted = {*(KEYWORDS - {"MAINTAINER"}), *(f"type={kind}" for kind in TYPES)}
+    wanted |= {f"--{flag}" for flag in _FLAGS.split()}
+    assert {word for word in wanted if word not in text} == set()
+    failing = [name for name in cases if "error" in json.loads((CASES / name / "expected.json").read_text())]
+    assert failing == []
