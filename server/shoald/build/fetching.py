@@ -51,7 +51,7 @@ class Fetching:
                 return await fetch(url, path, checksum=step.checksum, local=_local(build), networks=self._networks())
 
             found = await self._once(build, f"{source.url} {step.checksum}", work)
-            build.fetched[source.url] = http_material(source.url, Digest.parse(found.digest))
+            build.fetched[source.url] = http_material(source.url, Digest.parse(f"sha256:{found.digest}"))
             target = posixpath.join(step.dest, source.name) if into else step.dest
             item = CopyItem(f"/{found.path.name}", target, "f", 0o600, 0, 0, found.mtime_ns, found.digest, {}, 0)
             items.append(with_fields(item, named=True))
