@@ -114,9 +114,6 @@ def test_a_repository_as_the_context(host: Fleet, busybox: str, repo: Repo) -> N
     repo.commit("three")
     host.shoal("build", "-t", "it", repo.url)
     assert host.shoal("run", "--rm", "it", "cat", "/all/file").stdout == "three"
-    assert host.shoal("run", "--rm", "it", "ls", "-A", "/all").stdout.split() == ["Dockerfile", "file", "sub"]
-    host.shoal("build", "-t", "it", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", repo.url)
-    assert "HEAD" in host.shoal("run", "--rm", "it", "ls", "/all/.git").stdout.split()
     host.shoal("build", "-t", "it", "-f", "Other", f"{repo.url}#main:sub")
     assert host.shoal("run", "--rm", "it", "/tool").stdout == "three\n"
     assert "git fetch" in host.shoal("build", f"{repo.url}#none", code=1).stderr

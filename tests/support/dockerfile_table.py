@@ -211,9 +211,10 @@ def _code(form: str) -> str:
     kind, colon, rest = text.partition(": ")
     if text.count("`") % 2:
         return f"`` {text} ``"
-    if "`" in text or (" " in text and not colon and re.fullmatch(r"[a-zA-Z ,0-9:.-]+", text) and text[0].islower()):
-        return text
-    return f"{kind}: `{rest}`" if colon and kind.isalpha() else f"`{text}`"
+    if colon and kind.isalpha():
+        return f"{kind}: {rest}" if "`" in rest else f"{kind}: `{rest}`"
+    prose = "`" in text or (" " in text and re.fullmatch(r"[a-z][a-zA-Z ,0-9:'.-]+", text))
+    return text if prose else f"`{text}`"
 
 
 def _cell(text: str) -> str:

@@ -105,11 +105,6 @@ class BuildOptions(NamedTuple):
         return {name: SharedManifest(BuildContext.at(Path(path))) for name, path in directories.items()}
 
     @property
-    def keep_git_dir(self) -> bool:
-        """Whether the context of a repository has its .git."""
-        return self.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "").lower() in ("1", "t", "true")
-
-    @property
     def names(self) -> list[str]:
         """Of the result: tags, and what outputs of type image say."""
         return list(dict.fromkeys([*self.tags, *(name for each in self.outputs for name in each.names)]))

@@ -72,8 +72,7 @@ class Building:
             if is_git_url(options.path):
                 from shoalctl.fleet.git_context import checked_out
 
-                repository = checked_out(options.path, keep_git_dir=options.keep_git_dir)
-                directory = await asyncio.to_thread(stack.enter_context, repository)
+                directory = await asyncio.to_thread(stack.enter_context, checked_out(options.path))
                 self._options = options.at(directory)
             return await self._run()
 

@@ -6,7 +6,6 @@ The hosts get files only. What git needs to get at a private repository stays he
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from shoal.git_url import GitUrl
 
 
 @contextmanager
-def checked_out(text: str, *, keep_git_dir: bool = False) -> Iterator[str]:
-    """A directory with the repository's files, its .git only if that is kept, for the time of the block. Blocking.
+def checked_out(text: str) -> Iterator[str]:
+    """A directory with the repository's files for the time of the block. Blocking.
 
     Raises InvalidArgument, FailedPrecondition (PROGRAM_MISSING), Unavailable (URL_UNREACHABLE), NotFound
     (PATH_NOT_FOUND).
@@ -30,22 +29,10 @@ def checked_out(text: str, *, keep_git_dir: bool = False) -> Iterator[str]:
             _git(place, "fetch", "--quiet", "--tags", wanted.url, wanted.ref or "HEAD")
         _git(place, "checkout", "--quiet", "FETCH_HEAD")
         _git(place, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1")
-        if not keep_git_dir:
-            _without_git(place)
         directory = os.path.join(place, wanted.directory)
         if not os.path.isdir(directory) or not os.path.realpath(directory).startswith(os.path.realpath(place)):
             raise NotFound(f"{wanted.url} has no directory {wanted.directory!r}", reason="PATH_NOT_FOUND")
         yield directory
-
-
-def _without_git(place: str) -> None:
-    """Drop the repository's .git, and the files of that name that submodules have."""
-    for directory, directories, files in os.walk(place):
-        if ".git" in directories:
-            directories.remove(".git")
-            shutil.rmtree(os.path.join(directory, ".git"))
-        elif ".git" in files:
-            os.unlink(os.path.join(directory, ".git"))
 
 
 def _try(place: str, *arguments: str) -> bool:
