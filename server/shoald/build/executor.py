@@ -280,6 +280,7 @@ class StepExecutor:
                 extra_hosts=build.request.extra_hosts,
                 mounts=mounts,
                 secrets=made.secrets,
+                hostname=step.hostname,
             )
             output = _Watched(log)
             code = await run_step(self._launcher, self._vault, process, output)

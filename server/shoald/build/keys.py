@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from shoald.build.selection import CopyItem, Tree
-from shoald.dockerfile.steps import CopyStep, RunStep, WorkdirStep
+from shoald.dockerfile.steps import DEFAULT_HOSTNAME, CopyStep, RunStep, WorkdirStep
 from shoald.model.network import ABSTRACT, DEFAULT
 
 _REMEMBERED = 5000
@@ -94,6 +94,7 @@ def run_key(
         list(mounted),
         *([sorted(hosts)] if hosts else []),
         *(["devices", list(step.devices)] if step.devices else []),
+        *(["hostname", step.hostname] if step.hostname != DEFAULT_HOSTNAME else []),
     )
 
 

@@ -44,6 +44,7 @@ class StepProcess:
     secrets: Sequence[SecretFile] = ()
     privileged: bool = False
     cdi_devices: tuple[str, ...] = ()
+    hostname: str = ""
 
 
 async def run_step(launcher: Launcher, vault: SecretVault, step: StepProcess, output: Output) -> int:
@@ -89,7 +90,7 @@ def _record(step: StepProcess) -> Container:
         created_at=datetime.now(UTC),
         userns_base=step.userns_base,
         snapshot_id=step.snapshot_id,
-        hostname="buildkitsandbox",
+        hostname=step.hostname,
         stop_signal=15,
         stop_timeout_s=0.0,
     )

@@ -13,9 +13,13 @@ from shoald.dockerfile.errors import NOWHERE, DockerfileError, Span
 
 _DOCS = "https://docs.docker.com/go/dockerfile/rule/"
 _SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE | re.ASCII
+    r"(?:_|^)(?:apikey|auth|credentials?|key|password|psw|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE | re.ASCII
 )
 _NOT_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE | re.ASCII)
+
+
+EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
+"""Checks that speak only when `experimental=` names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,12 @@ class CheckOptions:
     skip: frozenset[str] = frozenset()
     skip_all: bool = False
     error: bool = False
+    experimental: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str, span: Span = NOWHERE) -> CheckOptions:
         """Read the value of the directive. Raises DockerfileError for an unknown option."""
-        skip: frozenset[str] = frozenset()
+        skip = experimental = frozenset[str]()
         error = False
         for part in filter(None, (p.strip() for p in text.split(";"))):
             key, separator, value = part.partition("=")
@@ -57,15 +62,19 @@ class CheckOptions:
                 case "error" if value.strip().lower() in {"true", "1", "t", "false", "0", "f"}:
                     error = value.strip().lower() in {"true", "1", "t"}
                 case "experimental" if separator:
-                    pass  # no check here is experimental
+                    experimental = EXPERIMENTAL if "all" in names else frozenset(names)
                 case _:
                     raise DockerfileError(f"failed to parse check options: invalid check option {part!r}", span=span)
-        return cls(skip, "all" in skip, error)
+        return cls(skip, "all" in skip, error, experimental)
 
     def select(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
         """The findings that are not skipped, each once; notes without a rule always pass."""
-        kept = (f for f in findings if not f.rule or not (self.skip_all or f.rule in self.skip))
-        return tuple(dict.fromkeys(kept))
+        return tuple(dict.fromkeys(f for f in findings if not f.rule or self._speaks(f.rule)))
+
+    def _speaks(self, rule: str) -> bool:
+        if self.skip_all or rule in self.skip:
+            return False
+        return rule not in EXPERIMENTAL or rule in self.experimental
 
     def enforce(self, findings: Iterable[Finding]) -> None:
         """Raise DockerfileError (DOCKERFILE_CHECKS) when `error=true` was asked for and any check found something."""
@@ -106,6 +115,20 @@ def repeated(keyword: str, span: Span) -> Finding:
         f"Multiple {keyword} instructions should not be used in the same stage because only the last one will be used"
     )
     return finding("MultipleInstructionsDisallowed", message, span)
+
+
+def port_findings(spec: str, span: Span) -> list[Finding]:
+    """EXPOSE of a protocol in capitals, or of an address or a port of the host, which mean nothing there."""
+    found = []
+    address, _, port = spec.rpartition(":")
+    protocol = port.partition("/")[2]
+    if protocol != protocol.lower():
+        message = f"Defined protocol '{spec}' in EXPOSE instruction should be lowercase"
+        found.append(finding("ExposeProtoCasing", message, span))
+    if address:
+        message = f"EXPOSE instruction should not define an IP address or host-port mapping, found '{spec}'"
+        found.append(finding("ExposeInvalidFormat", message, span))
+    return found
 
 
 def undefined_variable(name: str, suggestion: str, span: Span) -> Finding:

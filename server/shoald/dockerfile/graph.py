@@ -24,6 +24,9 @@ _FROM_VARIABLE = (
     "workaround"
 )
 
+CHECK_ARG = "BUILDKIT_DOCKERFILE_CHECK"
+"""A build argument in place of `# check=`."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
@@ -180,7 +183,10 @@ def _plan(
     arguments, stages = st.split(source)
     predefined = st.platform_args(target_platform, build_platform, target or stages[-1].from_.name)
     values = st.global_args(predefined, arguments, build_args, source.escape)
-    findings = [*source.warnings, *st.file_findings(stages)]
+    checks = source.checks
+    if CHECK_ARG in build_args:
+        checks = CheckOptions.parse(build_args[CHECK_ARG])
+    findings = [*source.warnings, *st.file_findings(stages), *st.description_findings(source)]
     findings += st.default_base_findings(stages, predefined, arguments, source.escape)
     declared = frozenset(values) | {name for argument in arguments for name, _ in argument.args}
     planned, more = _resolve(stages, values, declared, contexts, source.escape)
@@ -196,7 +202,7 @@ def _plan(
         global_args=values,
         contexts=contexts,
         names={stage.name: stage.index for stage in planned if stage.name},
-        checks=source.checks,
+        checks=checks,
     )
     _refuse_circles(made)
     needed = _needed(made)
@@ -204,7 +210,7 @@ def _plan(
     if unused:
         message = f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed"
         more = [*more, Finding("", message)]
-    return replace(made, needed=needed, warnings=source.checks.select([*findings, *more]))
+    return replace(made, needed=needed, warnings=checks.select([*findings, *more]))
 
 
 def _resolve(

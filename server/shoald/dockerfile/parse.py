@@ -183,6 +183,7 @@ def _pairs(node: Node) -> tuple[ins.Pair, ...]:
 
 
 def _arg(node: Node) -> ins.Arg:
+    parse_flags(node.flags)
     _at_least_one(node)
     args: list[tuple[str, str | None]] = []
     for word in node.args:

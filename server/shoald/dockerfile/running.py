@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from typing import TYPE_CHECKING
 
 from e2b_dockerfile_utils import parse_heredoc
@@ -11,12 +12,22 @@ from shoald.dockerfile import instructions as ins
 from shoald.dockerfile.gotext import quote
 from shoald.dockerfile.mounts import MountOptions, parse_mount
 from shoald.dockerfile.paths import clean
-from shoald.dockerfile.steps import Base, ContextBase, MountType, RunMount, RunStep, ScratchBase, Sharing
+from shoald.dockerfile.steps import (
+    DEFAULT_HOSTNAME,
+    Base,
+    ContextBase,
+    MountType,
+    RunMount,
+    RunStep,
+    ScratchBase,
+    Sharing,
+)
 
 if TYPE_CHECKING:
     from shoald.dockerfile.transition import Transition
 
 _PIPES = "/dev/pipes"
+_HOSTNAME = re.compile(r"(?=.{1,64}\Z)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 def run_step(work: Transition, run: ins.Run) -> RunStep:
@@ -42,7 +53,15 @@ def run_step(work: Transition, run: ins.Run) -> RunStep:
         files=files,
         proxy_env=work.plan.proxy_env,
         build_args=arguments,
+        hostname=_hostname(work),
     )
+
+
+def _hostname(work: Transition) -> str:
+    name = work.plan.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") or DEFAULT_HOSTNAME
+    if not _HOSTNAME.fullmatch(name):
+        raise ValueError(f"BUILDKIT_SANDBOX_HOSTNAME: {quote(name[:80])} is not a host name")
+    return name
 
 
 def _with_heredocs(run: ins.Run) -> tuple[ins.CommandLine, tuple[ins.InlineFile, ...], str]:
@@ -92,8 +111,14 @@ def _mount(work: Transition, run: ins.Run, text: str) -> RunMount:
         base = work.plan.base_of(options.from_, run.span)
     elif kind is not MountType.BIND:
         base = ScratchBase()
-    identity = options.id or target if kind is MountType.CACHE else ""
+    identity = _cache_id(work, options.id or target) if kind is MountType.CACHE else ""
     return _common(options, kind, target, identity, base)
+
+
+def _cache_id(work: Transition, name: str) -> str:
+    """A namespace, where the build has one, keeps its caches apart from those of other builds."""
+    space = work.plan.build_args.get("BUILDKIT_CACHE_MOUNT_NS", "")
+    return f"{space}/{name}" if space else name
 
 
 def _secret(options: MountOptions) -> RunMount:

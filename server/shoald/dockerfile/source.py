@@ -60,6 +60,8 @@ class Node:
     is_json: bool
     heredocs: tuple[Heredoc, ...]
     span: Span
+    comment: str = ""
+    """Of the line straight above it; "" for none. The directives are no comments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,9 @@ def read(data: bytes) -> Source:
         span = Span(ast.instructions[MAX_INSTRUCTIONS].start_line, ast.instructions[MAX_INSTRUCTIONS].end_line)
         message = f"the Dockerfile has more than {MAX_INSTRUCTIONS} instructions"
         raise DockerfileError(message, span=span, reason="DOCKERFILE_TOO_LARGE")
-    check = directives.get("check", "")
+    check, lines = directives.get("check", ""), text.split("\n")
     return Source(
-        nodes=tuple(triggers.reveal(_node(i)) for i in ast.instructions),
+        nodes=tuple(triggers.reveal(_commented(_node(i), lines, len(directives))) for i in ast.instructions),
         escape=ast.escape_token,
         syntax=directives.get("syntax"),
         checks=CheckOptions.parse(check, Span(1, 1)),
@@ -201,6 +203,15 @@ def _node(instruction: DockerfileInstruction) -> Node:
         heredocs=tuple(Heredoc(h.name, h.content, h.chomp, h.expand) for h in instruction.heredocs),
         span=span,
     )
+
+
+def _commented(node: Node, lines: list[str], directives: int) -> Node:
+    """The node with the comment above it; the first lines are directives."""
+    above = node.span.start - 2
+    if node.keyword not in {"FROM", "ARG"} or above < directives:
+        return node
+    line = lines[above].strip()
+    return replace(node, comment=line[1:].strip()) if line.startswith("#") else node
 
 
 def _clean(text: str) -> str:

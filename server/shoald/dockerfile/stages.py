@@ -111,6 +111,20 @@ def file_findings(stages: Sequence[StageSource]) -> list[Finding]:
     return [*_name_findings(stages), *_casing_findings(stages)]
 
 
+def description_findings(source: Source) -> list[Finding]:
+    """Comments above a named stage or an ARG that do not begin with its name (InvalidDefinitionDescription)."""
+    found: list[Finding] = []
+    for node in source.nodes:
+        if not node.comment:
+            continue
+        names = [word.partition("=")[0] for word in node.args] if node.keyword == "ARG" else list(node.args[2:3])
+        if names and node.comment.split(" ")[0] not in names:
+            shown = names[0] if len(names) == 1 else "<arg_key>"
+            message = f"Comment for {node.keyword} should follow the format: `# {shown} <description>`"
+            found.append(finding("InvalidDefinitionDescription", message, node.span))
+    return found
+
+
 def _name_findings(stages: Sequence[StageSource]) -> list[Finding]:
     found: list[Finding] = []
     seen: set[str] = set()

@@ -10,6 +10,9 @@ from pathlib import Path
 from shoald.dockerfile.errors import Span
 from shoald.dockerfile.instructions import InlineFile
 
+DEFAULT_HOSTNAME = "buildkitsandbox"
+"""What a RUN step finds as its host's name; some packages write it into files."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScratchBase:
@@ -126,6 +129,7 @@ class RunStep(Step):
     files: tuple[InlineFile, ...] = ()
     proxy_env: Mapping[str, str] = field(default_factory=dict)
     build_args: tuple[tuple[str, str], ...] = ()
+    hostname: str = DEFAULT_HOSTNAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,8 @@ class Transition:
             case ins.Expose() as each:
                 words = [word for port in each.ports for word in self.expansion(port).words]
                 ports = expose(words)
+                for word in words:
+                    self.findings += checks.port_findings(word, each.span)
                 self.config = replace(self.config, exposed_ports=_union(self.config.exposed_ports, ports))
                 return f"EXPOSE {plain_all(ports)}"
             case ins.Volume() as each:
