@@ -41,7 +41,7 @@ READ_ONLY = {
     *(f"/shoal.v1.ContainerService/{name}" for name in ("Inspect", "List", "Logs", "Wait", "Stats", "Changes")),
     *(f"/shoal.v1.NetworkService/{name}" for name in ("Inspect", "List")),
     *(f"/shoal.v1.VolumeService/{name}" for name in ("Inspect", "List")),
-    *(f"/shoal.v1.ImageService/{name}" for name in ("Inspect", "List")),
+    *(f"/shoal.v1.ImageService/{name}" for name in ("Inspect", "InspectIndex", "List")),
     *(f"/shoal.v1.SystemService/{name}" for name in ("Events", "Info", "Ping", "Version")),
 }
 """What a reader may call. Written down here once more: the daemon's own table is what is tested."""
