@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
@@ -22,7 +23,9 @@ from shoald.host import kernel
 from shoald.host.controllers import MountedControllers, unmount_unused
 from shoald.host.files import disk_space
 from shoald.host.seccomp import DEFAULT_PROFILE
+from shoald.network import firewalld, forwarding
 from shoald.network.dns import find_program
+from shoald.network.forwarding import Passage
 from shoald.runtime.probe import choose_runtime, program_version
 
 _LOW_DISK_BYTES = 2 << 30
@@ -67,6 +70,7 @@ async def examine(config: Config) -> list[Finding]:
     findings += await _kernel(config)
     findings.append(_init(config))
     findings.append(_name_server(config))
+    findings += await _firewalld(config)
     findings.append(_disk(config.root))
     findings += _ports(config)
     return findings
@@ -163,6 +167,30 @@ def _name_server(config: Config) -> Finding:
         return Finding("name server", Status.OK, path)
     consequence = "containers in networks of users do not find each other by name"
     return Finding("name server", Status.WARN, "aardvark-dns: none", consequence, "apt-get install aardvark-dns")
+
+
+async def _firewalld(config: Config) -> list[Finding]:
+    """Nothing where it does not run."""
+    name, bridge = "firewalld", config.network.bridge
+    try:
+        passage = await forwarding.passage(bridge)
+    except ShoalError:  # without nft: told already
+        return []
+    if passage is None:
+        return []
+    if passage is Passage.RULES:
+        return [Finding(name, Status.OK, "runs; rules in its chains let containers pass")]
+    if passage is Passage.ZONE:
+        with contextlib.suppress(OSError):
+            if firewalld.strict(firewalld.CONFIGURATION.read_text()):
+                value = "runs with StrictForwardPorts=yes"
+                remedy = f"StrictForwardPorts=no in {firewalld.CONFIGURATION}"
+                return [Finding(name, Status.WARN, value, "published ports are shut", remedy)]
+        return [Finding(name, Status.OK, f"runs; its zone {bridge} lets containers pass")]
+    if lock.holder(config.run_dir) is None:
+        return [Finding(name, Status.OK, "runs; shoald will have it let containers pass")]
+    consequence = "containers reach nothing outside, and published ports may not be reached"
+    return [Finding(name, Status.WARN, "runs, and does not let containers pass", consequence, "see shoald's log")]
 
 
 def _disk(root: Path) -> Finding:

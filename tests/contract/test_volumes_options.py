@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from msgspec.structs import replace
 
 from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from shoald.host.mounts import MountFlags, mount_points, unmount_tree
+from shoald.host.syscall import translated
 from shoald.metadata import Metadata
 from shoald.model.container import ContainerState, Mount, MountKind
+from shoald.volumes import mounting
 from shoald.volumes.local import LocalVolumes
 from shoald.volumes.options import VolumeMount, volume_mount
 from tests.support.records import container
@@ -124,6 +127,51 @@ async def test_a_failed_mount_holds_nothing(volumes: LocalVolumes) -> None:
     assert caught.value.reason == "VOLUME_MOUNT_FAILED"
     assert volumes.holders("lost") == 0
     await volumes.remove("lost")
+
+
+NFS = {"type": "nfs", "o": "addr=127.0.0.1,vers=4", "device": ":/export"}
+
+
+@pytest.mark.skipif("nfs" in Path("/proc/filesystems").read_text(), reason="this kernel has an NFS client")
+async def test_a_kernel_without_nfs_is_named(volumes: LocalVolumes, tmp_path: Path) -> None:
+    await volumes.ensure("share", options=NFS)
+    with pytest.raises(FailedPrecondition, match=r"volume share from 127.0.0.1: .*No such device") as caught:
+        await volumes.acquire("share", "one")
+    assert "modprobe nfs" in (caught.value.hint or "")
+    assert volumes.holders("share") == 0
+    assert not mount_points(tmp_path / "volumes")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ECONNREFUSED, "no NFS server answers"),
+        (errno.EACCES, "does not export"),
+        (errno.ENOENT, "no such export"),
+        (errno.EPROTONOSUPPORT, "vers="),
+        (errno.EIO, "volume inspect"),
+    ],
+)
+async def test_what_an_nfs_server_refuses_is_told(
+    volumes: LocalVolumes, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
+    def refuse(*_: object) -> None:
+        with translated("mount nfs on", "/x"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(mounting, "mount", refuse)
+    await volumes.ensure("share", options=NFS)
+    with pytest.raises(FailedPrecondition, match=r"127\.0\.0\.1") as caught:
+        await volumes.acquire("share", "one")
+    assert hint in (caught.value.hint or "")
+
+
+async def test_an_unknown_nfs_server_is_named(volumes: LocalVolumes) -> None:
+    await volumes.ensure("share", options=NFS | {"o": "addr=nobody.invalid"})
+    with pytest.raises(FailedPrecondition, match=r"from nobody\.invalid") as caught:
+        await volumes.acquire("share", "one")
+    assert "no address of nobody.invalid" in (caught.value.hint or "")
+    assert volumes.holders("share") == 0
 
 
 async def test_the_same_name_with_other_options(volumes: LocalVolumes) -> None:

@@ -17,8 +17,9 @@ from shoal.errors import FailedPrecondition, InvalidArgument
 from shoald.host import cgroups, mounts, trees
 from shoald.host.cgroups import Cgroups, Mode
 from shoald.host.controllers import MountedControllers, unmount_unused
+from shoald.host.freezer import is_frozen, thaw
 from shoald.host.process import spawn
-from shoald.host.usage import Usage, oom_kills, read_usage
+from shoald.host.usage import Usage, cpu_time_us, oom_kills, read_usage
 
 pytestmark = pytest.mark.root
 
@@ -44,6 +45,48 @@ def limit(found: Cgroups, controller: str, v1: str, v2: str, value: str, below: 
 
 def enter_script(found: Cgroups, below: str) -> str:
     return "".join(f"echo $$ > '{path}/cgroup.procs'; " for path in found.paths(CGROUP + below))
+
+
+@pytest.fixture
+async def unified() -> AsyncIterator[Cgroups]:
+    """The hierarchy of version 2 alone, with the controllers that version 1 left to it: few or none."""
+    all_ = cgroups.detect()
+    alone = Cgroups(Mode.UNIFIED, tuple(each for each in all_.hierarchies if each.version == 2))
+    if not alone.hierarchies:
+        pytest.skip("no cgroup2 is mounted")
+    try:
+        yield alone
+    finally:
+        await cgroups.kill(alone, CGROUP)
+        await cgroups.remove(alone, CGROUP)
+
+
+async def test_version_2_freezes_counts_kills_and_goes(unified: Cgroups) -> None:
+    cgroups.create(unified, f"{CGROUP}/a")
+    script = enter_script(unified, "/a") + "sleep 1000 & sleep 1000 & echo; while :; do :; done"
+    async with await spawn(["sh", "-c", script], stdout=subprocess.PIPE) as child:
+        await child.stdout.readexactly(1)
+        assert len(cgroups.processes(unified, CGROUP)) == 3
+        # Time is counted without any controller.
+        while (counted := read_usage(unified, CGROUP).cpu_us or 0) < 10_000:
+            await asyncio.sleep(0.02)
+        assert (cpu_time_us(unified, CGROUP) or 0) >= counted
+        assert not is_frozen(unified, f"{CGROUP}/a")
+        (unified.paths(f"{CGROUP}/a")[0] / "cgroup.freeze").write_text("1")
+        events = unified.paths(f"{CGROUP}/a")[0] / "cgroup.events"
+        while "frozen 1" not in events.read_text():
+            await asyncio.sleep(0.02)
+        assert is_frozen(unified, f"{CGROUP}/a")
+        thaw(unified, f"{CGROUP}/a")
+        assert not is_frozen(unified, f"{CGROUP}/a")
+        (unified.paths(f"{CGROUP}/a")[0] / "cgroup.freeze").write_text("1")
+        # Here SIGKILL ends what is frozen, too.
+        assert await cgroups.kill(unified, CGROUP)
+        assert await child.wait() == -9
+        assert "populated 0" in events.read_text()
+    assert await cgroups.remove(unified, CGROUP) is True
+    assert await cgroups.remove(unified, CGROUP) is False
+    assert read_usage(unified, CGROUP) == Usage()
 
 
 async def test_usage_and_limits(found: Cgroups) -> None:

@@ -46,6 +46,7 @@ class Daemon:
     directory: Path
     run_dir: Path
     settings: dict[str, Any]
+    within: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,7 +95,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log_file.open("ab") as log:
             ready.bind(str(socket_path))
             self.process = subprocess.Popen(
-                [BIN / "shoald", "serve", "--config", self.config_file],
+                [*self.within, BIN / "shoald", "serve", "--config", self.config_file],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -198,7 +199,7 @@ class Fleet:
 
     def command(self, *arguments: str | Path) -> list[str]:
         """The installed `shoal` with these arguments."""
-        return [str(BIN / "shoal"), *map(str, arguments)]
+        return [*self.first.within, str(BIN / "shoal"), *map(str, arguments)]
 
     def shoal(
         self, *arguments: str | Path, code: int | None = 0, stdin: str | None = None, timeout: float = 120
@@ -237,8 +238,13 @@ class Fleet:
 
 
 @contextmanager
-def running_fleet(hosts: int = 1, parent: str | Path = "/var/tmp", **settings: Any) -> Iterator[Fleet]:
-    """`hosts` daemons that run, with their data below `parent`. `settings` are keys of the daemon's configuration."""
+def running_fleet(
+    hosts: int = 1, parent: str | Path = "/var/tmp", within: Sequence[str] = (), **settings: Any
+) -> Iterator[Fleet]:
+    """`hosts` daemons that run, with their data below `parent`. `settings` are keys of the daemon's configuration.
+
+    `within` is a command that runs its arguments elsewhere, by exec (nsenter): daemons and clients are started by it.
+    """
     token = secrets.token_hex(2)
     # Not below pytest's own directory: that one is 0700, and user namespaces of containers must pass through.
     directory = Path(tempfile.mkdtemp(prefix=f"shoal-test-{token}-", dir=parent))
@@ -248,6 +254,7 @@ def running_fleet(hosts: int = 1, parent: str | Path = "/var/tmp", **settings: A
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         fleet = _make(directory, token, hosts, settings)
         for daemon in fleet.daemons:
+            daemon.within = tuple(within)
             stack.callback(daemon.purge)
             daemon.start()
         stack.callback(fleet.remove_containers)

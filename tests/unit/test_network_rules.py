@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shoal.errors import Internal
 from shoald.host import netlink
-from shoald.network import conntrack, forwarding
+from shoald.network import conntrack, firewalld, forwarding
+from shoald.network.addressing import bridge_prefix
 from shoald.network.notifications import concerns
 from shoald.network.resolv import FALLBACK_DNS, container_resolv_conf
 from shoald.network.rules import (
@@ -86,23 +88,27 @@ def chain(**fields: str) -> dict[str, object]:
     }
 
 
+def admitted(objects: list[dict[str, object]], bridge: str) -> str:
+    return "".join(forwarding.admit_scripts(objects, bridge).values())
+
+
 def test_chains_that_drop_get_rules_once() -> None:
     objects = [chain(), chain(name="OUTPUT", hook="output"), chain(table="ok", policy="accept")]
-    script = forwarding.admit_script(objects, "shoal0")
+    script = admitted(objects, "shoal0")
     assert script == "".join(
         f'insert rule ip filter FORWARD {side} "{name}" counter accept comment "shoal bridge shoal0"\n'
         for name in ("shoal0", "shoal0-*")
         for side in ("iifname", "oifname")
     )
     rule = {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 7, "comment": "shoal bridge shoal0"}
-    assert forwarding.admit_script([chain(), {"rule": rule}], "shoal0") == ""
-    assert forwarding.admit_script([chain(), {"rule": rule}], "shoal1") != ""
+    assert admitted([chain(), {"rule": rule}], "shoal0") == ""
+    assert admitted([chain(), {"rule": rule}], "shoal1") != ""
     assert forwarding.withdraw_script([chain(), {"rule": rule}], "shoal0") == "delete rule ip filter FORWARD handle 7\n"
     assert forwarding.withdraw_script([chain(), {"rule": rule}], "shoal1") == ""
 
 
 def test_the_name_server_is_reached_where_the_host_drops_what_it_gets() -> None:
-    script = forwarding.admit_script([chain(family="inet", name="in", hook="input")], "shoal0")
+    script = admitted([chain(family="inet", name="in", hook="input")], "shoal0")
     assert script == (
         'insert rule inet filter in iifname "shoal0-*" meta l4proto { tcp, udp } th dport 53'
         ' counter accept comment "shoal bridge shoal0"\n'
@@ -127,9 +133,75 @@ def test_a_last_rule_may_shut_a_chain_as_firewalld_does(expressions: list[dict[s
     assert bool(forwarding.closed(objects)) is shut
 
 
+def test_each_table_is_asked_by_itself_for_one_may_have_an_owner() -> None:
+    scripts = forwarding.admit_scripts([chain(), chain(family="inet", table="firewalld")], "shoal0")
+    assert list(scripts) == [("ip", "filter"), ("inet", "firewalld")]
+    assert all(table[1] in script for table, script in scripts.items())
+
+
+@pytest.mark.parametrize("hook", ["forward", "input"])
+def test_what_firewalld_shuts_for_a_reload_or_in_panic_stays_shut(hook: str) -> None:
+    assert admitted([chain(family="inet", table="firewalld_policy_drop", name="filter_x", hook=hook)], "shoal0") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"),
+    [("", False), ("# StrictForwardPorts=yes\n", False), ("A=b\nStrictForwardPorts=yes\n", True)],
+)
+def test_strict_firewalls_are_known_by_their_configuration(text: str, strict: bool) -> None:
+    assert firewalld.strict(text) is strict
+
+
+class Refused:
+    """nft where a table has an owner."""
+
+    def __init__(self) -> None:
+        self.tables: list[str] = []
+
+    async def apply(self, script: str) -> None:
+        self.tables.append(script.split()[3])
+        if "firewalld" in script:
+            raise Internal("Operation not permitted", reason="NFT_REFUSED")
+
+
+@pytest.mark.parametrize("zone", [False, True])
+async def test_an_owner_is_asked_once_for_a_zone_and_others_get_their_rules(
+    monkeypatch: pytest.MonkeyPatch, zone: bool
+) -> None:
+    nft, asked = Refused(), []
+
+    async def chains() -> list[dict[str, object]]:
+        return [chain(family="inet", table="firewalld"), chain()]
+
+    async def has_zone(bridge: str) -> bool:
+        return zone
+
+    async def enlist(bridge: str) -> None:
+        asked.append(bridge)
+
+    monkeypatch.setattr(forwarding, "nft", nft)
+    monkeypatch.setattr(forwarding, "_chains", chains)
+    monkeypatch.setattr(firewalld, "has_zone", has_zone)
+    monkeypatch.setattr(firewalld, "enlist", enlist)
+    assert await forwarding.admit("shoal0")
+    assert asked == ([] if zone else ["shoal0"])
+    assert nft.tables == (["filter"] if zone else ["firewalld", "filter"])
+
+
+@pytest.mark.parametrize("bridge", ["shoal0", "shoal12", "a-long-bridge-0"])
+def test_names_for_firewalld_are_short_enough_and_differ(bridge: str) -> None:
+    names = firewalld.policy_names(bridge)
+    assert len(set(names)) == 2
+    assert all(len(name) <= 11 for name in names)
+    zone, *policies = firewalld.documents(bridge).values()
+    assert zone[0] == "zone"
+    assert f'<interface name="{bridge_prefix(bridge)}+"/>' in zone[1]
+    assert [kind for kind, _ in policies] == ["policy", "policy"]
+
+
 @pytest.mark.parametrize("name", ["a b", "a;flush ruleset", "a\nflush ruleset", '"', ""])
 def test_names_of_others_never_reach_a_script(name: str) -> None:
-    assert forwarding.admit_script([chain(name=name), chain(table=name)], "shoal0") == ""
+    assert admitted([chain(name=name), chain(table=name)], "shoal0") == ""
 
 
 @pytest.mark.parametrize(

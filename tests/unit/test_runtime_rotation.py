@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shoal.errors import InvalidArgument, OutOfRange
 from shoald.containers.ghosts import Ghosts
-from shoald.containers.logging import check_log, rotation_of
+from shoald.containers.logging import check_log, expand_tag, rotation_of
 from shoald.model.container import LogConfig
 from shoald.model.log import Grep, LogBatch, LogQuery, LogRecord
 from shoald.runtime import logchain, logfile, rotation
@@ -426,11 +426,21 @@ def test_options() -> None:
     check_log(LogConfig("json-file", options))
     assert rotation_of(LogConfig("none")).max_bytes == 1 << 20
     check_log(LogConfig("journald", {"tag": "x", "labels": "a,b"}))
+    check_log(LogConfig("journald", {"tag": "{{.ImageName}}/{{ .Name }}/{{.ID}}"}))
+
+
+def test_words_of_a_tag() -> None:
+    values = {"Name": "web", "ID": "{{.Name}}"}
+    assert expand_tag("a {{.Name}}/{{ .ID }} {x}", values) == "a web/{{.Name}} {x}"
+    for tag in ("{{.Nam}}", "{{", "{{Name}}", "{{.Name | upper}}"):
+        with pytest.raises(InvalidArgument):
+            expand_tag(tag, values)
 
 
 @pytest.mark.parametrize(
     ("driver", "options"),
     [
+        ("journald", {"tag": "{{.ExtraAttributes}}"}),
         ("syslog", {}),
         ("json-file", {"max-size": "1k"}),
         ("json-file", {"max-file": "0"}),

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from shoal.errors import FailedPrecondition, ResourceExhausted, ShoalError
 from shoald.containers.equipment import equipment, place_nodes
 from shoald.containers.etc import EtcFiles, rewrite_etc, shared_etc, write_etc
-from shoald.containers.logging import journal_tag, rotation_of
+from shoald.containers.logging import journal_label, rotation_of
 from shoald.containers.neighbours import Neighbours
 from shoald.containers.places import Placed, Places
 from shoald.host.blocking import in_thread, to_end
@@ -191,7 +191,7 @@ class Launcher:
                 log_path=self.log_path(container.id),
                 tty=container.spec.tty,
                 stdin_open=container.spec.stdin_open,
-                journal_tag=journal_tag(container.spec.log),
+                journal=journal_label(container),
             )
         )
         self.neighbours.still(joined)

@@ -7,14 +7,21 @@ Docker's default and another name of it here: the record says what was asked for
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from shoal.errors import InvalidArgument
-from shoald.model.container import LogConfig
+from shoald.model.container import Container, LogConfig
+from shoald.runtime.ports import JournalLabel
 from shoald.runtime.rotation import Rotation
 
 DEFAULT = Rotation()
 UNKEPT = Rotation(max_bytes=1 << 20, max_files=2)
 """What is written for those who are attached, where the driver keeps nothing that can be read from a file."""
+
+DEFAULT_TAG = "{{.ID}}"
+TAG_WORDS = ("ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName")
+_WORD = re.compile(r"\{\{ *\.(\w+) *\}\}")
+_SHORT = 12
 
 _FILES = ("local", "json-file")
 _OPTIONS = {
@@ -47,11 +54,41 @@ def check_log(config: LogConfig) -> None:
         if "\0" in value or "\n" in value:
             raise InvalidArgument(f"log option {name} must be one line of text", reason="INVALID_LOG_OPTION")
     rotation_of(config)
+    expand_tag(config.options.get("tag", ""), dict.fromkeys(TAG_WORDS, ""))
 
 
-def journal_tag(config: LogConfig) -> str | None:
-    """The tag in the journal ("": none); None where output does not go there."""
-    return config.options.get("tag", "") if config.driver == "journald" else None
+def journal_label(container: Container) -> JournalLabel | None:
+    """How its entries are marked in the journal; None where output does not go there."""
+    config = container.spec.log
+    if config.driver != "journald":
+        return None
+    return JournalLabel(container.name, expand_tag(config.options.get("tag") or DEFAULT_TAG, tag_values(container)))
+
+
+def tag_values(container: Container) -> dict[str, str]:
+    """What the words of a tag stand for, as Docker has them."""
+    image = container.image_id
+    short = (container.id[:_SHORT], image.removeprefix("sha256:")[:_SHORT])
+    found = (short[0], container.id, container.name, short[1], image, container.spec.image, "shoald")
+    return dict(zip(TAG_WORDS, found, strict=True))
+
+
+def expand_tag(tag: str, values: Mapping[str, str]) -> str:
+    """A tag with its words replaced. Raises InvalidArgument (INVALID_LOG_OPTION) for words that `values` lacks."""
+
+    def word(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise InvalidArgument(
+                f"log option tag knows no {match[0]}",
+                reason="INVALID_LOG_OPTION",
+                hint=f"it knows {', '.join(f'{{{{.{name}}}}}' for name in values)}",
+            )
+        return values[match[1]]
+
+    expanded = _WORD.sub(word, tag)
+    if "{{" in _WORD.sub("", tag):
+        raise InvalidArgument(f"log option tag={tag} can't be read", reason="INVALID_LOG_OPTION")
+    return expanded
 
 
 def rotation_of(config: LogConfig) -> Rotation:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from enum import Enum
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from shoal.errors import ShoalError
 from shoald.host import nft
 from shoald.host.process import program_failed, run
+from shoald.network import firewalld
 from shoald.network.addressing import bridge_prefix
 
 log = structlog.get_logger(__name__)
@@ -28,30 +30,67 @@ _HOOKS = ("forward", "input")
 _DNS = "meta l4proto { tcp, udp } th dport 53"
 
 Objects = list[dict[str, Any]]
+Table = tuple[str, str]
+"""Family and name."""
+
+
+class Passage(Enum):
+    """How the bridges' traffic passes firewalld."""
+
+    RULES = "rules"
+    ZONE = "zone"
+    NONE = "none"
 
 
 async def admit(bridge: str) -> bool:
     """Let the traffic of a daemon's bridges pass; True when a rule was missing. Idempotent."""
-    script = admit_script(await _chains(), bridge)
-    if script:
+    changed = False
+    for table, script in admit_scripts(await _chains(), bridge).items():
+        if table == firewalld.PLACE and await firewalld.has_zone(bridge):
+            continue
         try:
             await nft.apply(script)
+            changed = True
         except ShoalError as error:
-            # A table with an owner (firewalld 2 by its configuration) takes rules from nobody else.
-            log.error(
-                "forwarding_not_admitted",
-                error=str(error),
-                hint=f"tell the firewall to let interfaces {bridge} and {bridge_prefix(bridge)}* pass",
-            )
-            return False
-    return bool(script)
+            changed |= await _ask_owner(table, bridge, error)
+    return changed
+
+
+async def _ask_owner(table: Table, bridge: str, refusal: ShoalError) -> bool:
+    """A table with an owner takes rules from nobody else; firewalld (an owner by default since 2.1) can be asked."""
+    try:
+        if table == firewalld.PLACE:
+            await firewalld.enlist(bridge)
+            return True
+    except ShoalError as error:
+        refusal = error
+    log.error(
+        "forwarding_not_admitted",
+        table=" ".join(table),
+        error=str(refusal),
+        hint=f"tell the firewall to let interfaces {bridge} and {bridge_prefix(bridge)}* pass",
+    )
+    return False
 
 
 async def withdraw(bridge: str) -> None:
     """Remove the rules again."""
-    script = withdraw_script(await _chains(), bridge)
+    objects = await _chains()
+    script = withdraw_script(objects, bridge)
     if script:
         await nft.apply(script)
+    if firewalld_runs(objects):
+        await firewalld.dismiss(bridge)
+
+
+async def passage(bridge: str) -> Passage | None:
+    """By what the bridges pass firewalld; None where it does not run. Changes nothing."""
+    objects = await _chains()
+    if not firewalld_runs(objects):
+        return None
+    if any(_place(rule)[:2] == firewalld.PLACE for rule in _ours(objects, bridge)):
+        return Passage.RULES
+    return Passage.ZONE if await firewalld.has_zone(bridge) else Passage.NONE
 
 
 async def _chains() -> Objects:
@@ -82,8 +121,16 @@ def filtering(objects: Objects) -> Objects:
     return [
         chain
         for chain in chains
-        if chain.get("hook") in _HOOKS and _NAME.fullmatch(chain["table"]) and _NAME.fullmatch(chain["name"])
+        if chain.get("hook") in _HOOKS
+        and _NAME.fullmatch(chain["table"])
+        and _NAME.fullmatch(chain["name"])
+        and chain["table"] != firewalld.CLOSING
     ]
+
+
+def firewalld_runs(objects: Objects) -> bool:
+    """Whether it has its table; pure."""
+    return any((chain["family"], chain["table"]) == firewalld.PLACE for chain in filtering(objects))
 
 
 def closed(objects: Objects) -> Objects:
@@ -114,10 +161,10 @@ def _comment(bridge: str) -> str:
     return f"shoal bridge {bridge}"
 
 
-def admit_script(objects: Objects, bridge: str) -> str:
-    """Rules for every chain of `closed` that has none of ours yet; pure. They come first there."""
+def admit_scripts(objects: Objects, bridge: str) -> dict[Table, str]:
+    """Rules for every chain of `closed` that has none of ours yet, by table; pure. They come first there."""
     ours = {_place(rule) for rule in _ours(objects, bridge)}
-    script = ""
+    scripts: dict[Table, str] = {}
     for chain in closed(objects):
         place = (chain["family"], chain["table"], chain["name"])
         if place in ours:
@@ -128,8 +175,9 @@ def admit_script(objects: Objects, bridge: str) -> str:
             else:
                 matches = [f'iifname "{name}" {_DNS}'] if name != bridge else []
             for match in matches:
-                script += f'insert rule {" ".join(place)} {match} counter accept comment "{_comment(bridge)}"\n'
-    return script
+                rule = f'insert rule {" ".join(place)} {match} counter accept comment "{_comment(bridge)}"\n'
+                scripts[place[:2]] = scripts.get(place[:2], "") + rule
+    return scripts
 
 
 def withdraw_script(objects: Objects, bridge: str) -> str:

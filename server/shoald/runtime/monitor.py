@@ -44,15 +44,15 @@ class Monitor:
     def argv(self, bundle: Bundle, files: ContainerFiles) -> list[str]:
         """conmon's command line (conmon(8), 2.1)."""
         argv = [self.program, "--api-version", "1"]
-        for option in ("-c", "-u", "-n"):
+        for option in ("-c", "-u"):
             argv += [option, bundle.container_id]
+        argv += ["-n", bundle.journal.name if bundle.journal else bundle.container_id]
         argv += ["-r", self.runtime, "-b", str(files.directory), "--full-attach"]
         argv += ["-p", str(files.pid_file), "-P", str(files.monitor_pid_file)]
         argv += ["--exit-dir", str(self.run_directory.exits), "--persist-dir", str(files.directory)]
         # Without --no-sync-log every exit would wait for an fsync of the log.
-        if bundle.journal_tag is not None:
-            argv += ["-l", "journald"]
-            argv += ["--log-tag", bundle.journal_tag] if bundle.journal_tag else []
+        if bundle.journal is not None:
+            argv += ["-l", "journald", "--log-tag", bundle.journal.tag]
         argv += ["-l", f"k8s-file:{bundle.log_path}", "--no-sync-log", "--log-level", "error"]
         argv += [f"--runtime-arg={argument}" for argument in self.runtime_options(files)]
         if bundle.stdin_open:

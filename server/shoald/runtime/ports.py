@@ -15,6 +15,13 @@ from msgspec import Struct
 from shoald.host.limits import LimitFile
 
 
+class JournalLabel(Struct, frozen=True):
+    """CONTAINER_NAME, and CONTAINER_TAG and SYSLOG_IDENTIFIER, of a container's entries in the journal."""
+
+    name: str
+    tag: str
+
+
 class Bundle(Struct, frozen=True):
     """What the runtime needs to make a container. All paths are absolute."""
 
@@ -26,8 +33,8 @@ class Bundle(Struct, frozen=True):
     log_path: Path
     tty: bool
     stdin_open: bool
-    journal_tag: str | None = None
-    """Output goes to the host's journal too, under this tag ("": none); None: it does not."""
+    journal: JournalLabel | None = None
+    """Output goes to the host's journal too, marked so; None: it does not."""
 
 
 class Created(Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 from pathlib import Path
@@ -27,12 +28,35 @@ async def mount_volume(name: str, wanted: VolumeMount, data: Path) -> None:
             options = ",".join(filter(None, (options, f"addr={address}")))
         await in_thread(lambda: _mount(wanted, data, options))
     except (ShoalError, OSError) as error:
+        server = f" from {wanted.address}" if wanted.address else ""
         raise FailedPrecondition(
-            f"can't mount volume {name}: {error}",
+            f"can't mount volume {name}{server}: {error}",
             reason="VOLUME_MOUNT_FAILED",
-            hint="see its options with `shoal volume inspect`",
+            hint=_hint(wanted, error),
             metadata={"volume": name},
         ) from error
+
+
+_NFS_HINTS = {
+    errno.ENODEV: "this host's kernel has no NFS client: modprobe nfs, or install a kernel that has it",
+    errno.ENOENT: "the server has no such export",
+    errno.EACCES: "the server does not export it to this host",
+    errno.EPERM: "the server does not export it to this host",
+    errno.ECONNREFUSED: "no NFS server answers there",
+    errno.ETIMEDOUT: "no NFS server answers there",
+    errno.EHOSTUNREACH: "no NFS server answers there",
+    errno.EPROTONOSUPPORT: "the server has not this version: choose another with o=vers=",
+}
+
+
+def _hint(wanted: VolumeMount, error: BaseException) -> str:
+    """What to do; the error of the kernel is the cause of ours."""
+    if wanted.address and isinstance(error, socket.gaierror):
+        return f"this host finds no address of {wanted.address}"
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if wanted.address and isinstance(cause, OSError) and cause.errno in _NFS_HINTS:
+        return _NFS_HINTS[cause.errno]
+    return "see its options with `shoal volume inspect`"
 
 
 def _mount(wanted: VolumeMount, data: Path, options: str) -> None:
