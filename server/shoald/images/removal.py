@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.reference import Reference
+from shoald.images.indexing import canonical
 from shoald.metadata import Metadata
 from shoald.model.container import ContainerState
 from shoald.model.image import Image
@@ -77,17 +78,17 @@ def tag_image(md: Metadata, source: str, target: str) -> tuple[Image, str]:
     reference = Reference.parse(target)
     if reference.digest is not None:
         raise InvalidArgument("a tag can't have a digest", reason="INVALID_REFERENCE")
-    canonical = str(reference.with_default_tag())
+    tag = str(reference.with_default_tag())
     with md.transaction():
         image = md.images.find(source)
-        index = md.indexes.get(source) or md.indexes.named(_canonical(source))
+        index = md.indexes.get(source) or md.indexes.named(canonical(source))
         if index is not None:
-            md.indexes.name(canonical, index.digest)
+            md.indexes.name(tag, index.digest)
         else:
-            md.images.tag(canonical, image.id)
+            md.images.tag(tag, image.id)
         tagged = md.images.get(image.id)
         assert tagged is not None
-        return tagged, canonical
+        return tagged, tag
 
 
 def _as_name(name: str, image: Image) -> str | None:
@@ -97,15 +98,8 @@ def _as_name(name: str, image: Image) -> str | None:
         return name
     if image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:")):
         return None
-    canonical = _canonical(name)
-    return canonical if canonical in names else None
-
-
-def _canonical(name: str) -> str:
-    try:
-        return str(Reference.parse(name).docker_ref())
-    except InvalidArgument:
-        return ""
+    full = canonical(name)
+    return full if full in names else None
 
 
 def _going(reference: str, image: Image) -> list[str]:

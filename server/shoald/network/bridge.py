@@ -17,12 +17,13 @@ from shoald.host.blocking import in_thread, to_end
 from shoald.metadata.store import Metadata
 from shoald.model.container import ContainerSpec, PortMapping
 from shoald.model.network import DEFAULT, Membership, Network
-from shoald.network import conntrack, wiring
+from shoald.network import wiring
 from shoald.network.addressing import asked_memberships, check_membership
 from shoald.network.dns import NameServer
+from shoald.network.flows import forget_flows
 from shoald.network.networks import Networks, NetworkSettings
 from shoald.network.ports import Endpoint
-from shoald.network.reservations import Reservations, check_host_ip, check_protocol
+from shoald.network.reservations import Reservations, check_host_ip, check_protocol, distinct
 from shoald.network.resolv import container_resolv_conf, host_resolv_conf
 from shoald.network.rules import Published, Segment, close_script, open_script
 from shoald.network.tables import Tables
@@ -153,7 +154,7 @@ class BridgeNetwork:
         self, container_id: str, ports: Sequence[PortMapping]
     ) -> tuple[Endpoint | None, tuple[PortMapping, ...]]:
         """See NetworkDriver.allocate."""
-        wanted = _distinct([self._checked(port) for port in ports])
+        wanted = distinct([self._checked(port) for port in ports])
         with self._md.transaction():
             for membership in self._memberships(container_id):
                 self._allocate(container_id, membership)
@@ -268,7 +269,7 @@ class BridgeNetwork:
         if published:
             self._open.add(container_id)
             await to_end(self._tables.change(open_script(self._settings.nft_table, published)))
-            await _forget_flows(published)
+            await forget_flows(published)
 
     async def disconnect(self, container_id: str) -> None:
         """See NetworkDriver.disconnect."""
@@ -287,7 +288,7 @@ class BridgeNetwork:
         self._open.discard(container_id)
         if published and was_open:
             await self._tables.change(close_script(self._settings.nft_table, published))
-            await _forget_flows(published)
+            await forget_flows(published)
 
     def _after_unwiring(self, container_id: str, task: asyncio.Task[None]) -> None:
         self._unwiring.pop(container_id, None)
@@ -357,7 +358,7 @@ class BridgeNetwork:
         if now != before:
             table = self._settings.nft_table
             await self._tables.change(close_script(table, before) + open_script(table, now))
-            await _forget_flows([*before, *now])
+            await forget_flows([*before, *now])
         leading = ways(self.endpoints(container_id))
         if leading:
             await in_thread(lambda: wiring.route(pid, leading))
@@ -403,22 +404,3 @@ def _no_ipv6() -> FailedPrecondition:
         reason="IPV6_PUBLISH",
         hint="use a network that was created with --ipv6, or publish on an IPv4 address",
     )
-
-
-def _distinct(ports: Sequence[PortMapping]) -> list[PortMapping]:
-    """Without exact repetitions of a fixed port."""
-    return [port for at, port in enumerate(ports) if port.host_port == 0 or port not in ports[:at]]
-
-
-async def _forget_flows(published: Sequence[Published]) -> None:
-    """A UDP flow keeps the way that it had when it began, for as long as it goes on: to nowhere from before the port
-    was published, to whoever has the address next from before it was closed."""
-    ports: dict[str, set[int]] = {}
-    for p in published:
-        if p.protocol == "udp":
-            ports.setdefault(p.container_ip, set()).add(p.host_port)
-    for address, numbers in ports.items():
-        try:
-            await in_thread(functools.partial(conntrack.forget_udp, numbers, ipaddress.ip_address(address)))
-        except ShoalError as error:
-            log.warning("flows_not_forgotten", error=str(error))

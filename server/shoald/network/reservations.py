@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -145,3 +145,8 @@ def _bind(held: socket.socket, port: PortMapping) -> None:
         held.listen(0)
         held.shutdown(socket.SHUT_RD)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+
+def distinct(ports: Sequence[PortMapping]) -> list[PortMapping]:
+    """Without exact repetitions of a fixed port."""
+    return [port for at, port in enumerate(ports) if port.host_port == 0 or port not in ports[:at]]
