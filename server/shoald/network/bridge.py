@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
-from shoal.errors import FailedPrecondition, InvalidArgument, NotFound, ShoalError
+from shoal.errors import InvalidArgument, NotFound, ShoalError
 from shoald.host.blocking import in_thread, to_end
 from shoald.metadata.store import Metadata
 from shoald.model.container import ContainerSpec, PortMapping
@@ -27,7 +27,7 @@ from shoald.network.reservations import Reservations, check_host_ip, check_proto
 from shoald.network.resolv import container_resolv_conf, host_resolv_conf
 from shoald.network.rules import Published, Segment, close_script, open_script
 from shoald.network.tables import Tables
-from shoald.network.ways import way, way6, ways
+from shoald.network.ways import no_ipv6, way, way6, ways
 from shoald.network.zones import zones
 
 log = structlog.get_logger(__name__)
@@ -127,7 +127,7 @@ class BridgeNetwork:
             check_membership(network, found[network.id])
         ipv6 = any(self.networks.require(id_).ipv6 for id_ in found)
         if found and not ipv6 and any(":" in port.host_ip for port in spec.ports):
-            raise _no_ipv6()
+            raise no_ipv6()
         return list(found.values())
 
     async def create(self, network: Network) -> None:
@@ -160,7 +160,7 @@ class BridgeNetwork:
                 self._allocate(container_id, membership)
             endpoints = self.endpoints(container_id)
             if any(":" in port.host_ip for port in wanted) and way6(endpoints) is None:
-                raise _no_ipv6()
+                raise no_ipv6()
             known = self._md.ports.of(container_id)
             if not known and wanted:
                 try:
@@ -396,11 +396,3 @@ class BridgeNetwork:
             for each in sorted(named, key=lambda endpoint: endpoint.internal):
                 servers += [each.gateway, *([each.gateway6] if each.gateway6 else [])]
         return container_resolv_conf(host_resolv_conf(), servers)
-
-
-def _no_ipv6() -> FailedPrecondition:
-    return FailedPrecondition(
-        "a port can't be published on an IPv6 address: the container has none itself",
-        reason="IPV6_PUBLISH",
-        hint="use a network that was created with --ipv6, or publish on an IPv4 address",
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from shoal.errors import FailedPrecondition
 from shoald.model.network import Address
 from shoald.network.ports import Endpoint
 
@@ -28,3 +29,12 @@ def ways(endpoints: Sequence[Endpoint]) -> list[tuple[Address, str]]:
     if first6 is not None:
         found.append((ipaddress.IPv6Address(first6.gateway6), first6.mac_address))
     return found
+
+
+def no_ipv6() -> FailedPrecondition:
+    """The refusal of a port on an IPv6 address (IPV6_PUBLISH)."""
+    return FailedPrecondition(
+        "a port can't be published on an IPv6 address: the container has none itself",
+        reason="IPV6_PUBLISH",
+        hint="use a network that was created with --ipv6, or publish on an IPv4 address",
+    )
