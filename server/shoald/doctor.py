@@ -178,14 +178,13 @@ async def _firewalld(config: Config) -> list[Finding]:
         return []
     if passage is None:
         return []
+    with contextlib.suppress(OSError):
+        if firewalld.strict(firewalld.CONFIGURATION.read_text()):
+            value, remedy = "runs with StrictForwardPorts=yes", f"StrictForwardPorts=no in {firewalld.CONFIGURATION}"
+            return [Finding(name, Status.WARN, value, "published ports are shut, wholly or for this host", remedy)]
     if passage is Passage.RULES:
         return [Finding(name, Status.OK, "runs; rules in its chains let containers pass")]
     if passage is Passage.ZONE:
-        with contextlib.suppress(OSError):
-            if firewalld.strict(firewalld.CONFIGURATION.read_text()):
-                value = "runs with StrictForwardPorts=yes"
-                remedy = f"StrictForwardPorts=no in {firewalld.CONFIGURATION}"
-                return [Finding(name, Status.WARN, value, "published ports are shut", remedy)]
         return [Finding(name, Status.OK, f"runs; its zone {bridge} lets containers pass")]
     if lock.holder(config.run_dir) is None:
         return [Finding(name, Status.OK, "runs; shoald will have it let containers pass")]
