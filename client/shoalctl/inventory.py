@@ -71,8 +71,11 @@ class Inventory:
         hosts: Mapping[str, Host] | None = None,
         groups: Mapping[str, Sequence[str]] | None = None,
         default: Sequence[str] = (),
+        builders: Sequence[str] = (),
     ) -> None:
         self.path = path
+        self.builders = tuple(builders)
+        """Names of the groups whose hosts share their builds: one of them builds (of each platform)."""
         self._hosts = dict(hosts or {})
         self._groups = {name: tuple(members) for name, members in (groups or {}).items()}
         self._default = tuple(default)
@@ -279,7 +282,7 @@ class Inventory:
 
 def _decode(path: Path, text: str) -> Inventory:
     data = config_file.parse(path, text)
-    if unknown := sorted(set(data) - {"default", "hosts", "groups"}):
+    if unknown := sorted(set(data) - {"default", "hosts", "groups", "builders"}):
         raise config_file.invalid(path, f"unknown key {unknown[0]!r}", config_file.line_of(text, unknown[0]))
     hosts = {}
     for name, entry in _table(path, text, data, "hosts").items():
@@ -298,7 +301,10 @@ def _decode(path: Path, text: str) -> Inventory:
     default = data.get("default", [])
     if not _is_strings(default):
         raise config_file.invalid(path, "default must be a list of host names", config_file.line_of(text, "default"))
-    return Inventory(path, hosts, groups, default)
+    builders = data.get("builders", [])
+    if not _is_strings(builders):
+        raise config_file.invalid(path, "builders must be a list of group names", config_file.line_of(text, "builders"))
+    return Inventory(path, hosts, groups, default, builders)
 
 
 def _decode_host(path: Path, name: str, entry: Any) -> Host:

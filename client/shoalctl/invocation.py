@@ -81,6 +81,18 @@ class Invocation(NamedTuple):
             return [Host("local", f"unix://{LOCAL_SOCKET}")]
         return inventory.select(self.hosts, self.groups, self.everything, default, self.labels)
 
+    def builds_once(self) -> bool:
+        """Whether all targets are groups that share their builds, `builders` of the configuration."""
+        inventory = self.inventory()
+        targets = [*self.hosts, *(f"@{name}" for text in self.groups for name in text.split(","))]
+        if self.everything or self.labels:
+            return False
+        targets = targets or os.environ.get("SHOAL_HOSTS", "").split(",")
+        if not any(targets):
+            targets = list(inventory.default)
+        names = [target.strip() for target in targets if target.strip()]
+        return bool(names) and all(name.startswith("@") and name[1:].strip() in inventory.builders for name in names)
+
     def fleet(self) -> Fleet:
         """A fleet of the selected hosts, not yet connected."""
         from shoalctl.fleet.fleet import Fleet

@@ -90,3 +90,13 @@ def test_a_host_without_the_base_image_counts(fleet: Fleet, context: Path, busyb
     done = fleet.shoal("build", "--distribute", "-q", "-t", "it", context)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_group_of_builders_builds_once(fleet: Fleet, context: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('builders = ["fleet"]\n' + fleet.config_file.read_text())
+    one = fleet.shoal("--config", config, "build", "-q", "-g", "fleet", "-t", "it", context).stdout
+    both = fleet.shoal("--config", config, "build", "-q", "-g", "fleet", "--each", "-t", "it", context).stdout
+    named = fleet.shoal("--config", config, "build", "-q", "-H", "h1,h2", "-t", "it", context).stdout
+    assert [len(out.splitlines()) for out in (one, both, named)] == [1, 2, 2]
+    assert "--each" in fleet.shoal("build", "--distribute", "--each", context, code=2).stderr

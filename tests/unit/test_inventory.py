@@ -15,6 +15,7 @@ from shoal.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from shoalctl.address import Address
 from shoalctl.config_file import config_path
 from shoalctl.inventory import Inventory
+from shoalctl.invocation import Invocation
 from shoalctl.label_selector import LabelSelector
 
 TEXT = """\
@@ -392,3 +393,34 @@ def test_reading_imports_no_writer(path: Path) -> None:
         "sys.exit(bool({'tomlkit', 'difflib', 'cryptography', 'fcntl'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("invocation", "once"),
+    [
+        (Invocation(groups=("ci",)), True),
+        (Invocation(groups=("ci,web",)), False),
+        (Invocation(groups=("ci", "more")), True),
+        (Invocation(groups=("ci",), hosts=("a",)), False),
+        (Invocation(hosts=("@ci",)), True),
+        (Invocation(groups=("ci",), labels=("x=y",)), False),
+        (Invocation(groups=("ci",), everything=True), False),
+        (Invocation(), True),
+    ],
+)
+def test_groups_that_share_their_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invocation: Invocation, once: bool
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('default = ["@ci"]\nbuilders = ["ci", "more"]\n[groups]\nci = []\nweb = []\nmore = []\n')
+    monkeypatch.delenv("SHOAL_HOSTS", raising=False)
+    assert invocation._replace(config=file).builds_once() is once
+    monkeypatch.setenv("SHOAL_HOSTS", "@web")
+    assert Invocation(config=file).builds_once() is False
+
+
+def test_builders_are_names(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("builders = 3\n")
+    with pytest.raises(InvalidArgument, match=":1: builders must be a list of group names"):
+        Inventory.load(file)

@@ -66,8 +66,11 @@ def build(
         bool, typer.Option("--detach", help="Leave it to the hosts; print ids for `build attach` and `cancel`.")
     ] = False,
     once: Annotated[
-        bool, typer.Option("--once", help="Build on one of the hosts (of each platform): the one with most of it.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--once/--each", help="Build on one of the hosts (of each platform), the one with most of it; or on each."
+        ),
+    ] = None,
     distribute: Annotated[
         bool, typer.Option("--distribute", help="As --once; then bring the result to the other hosts.")
     ] = False,
@@ -155,13 +158,19 @@ def build(
         rewrite_times=rewriting,
         allow=_rights(allow or ()),
         debug=debug,
-        once=once or distribute,
+        once=_once(ctx.obj, once, distribute=distribute),
         distribute=distribute,
         ssh=ssh_agents(ssh or (), os.environ),
         attestations=parse_attestations(attest or (), sbom, provenance),
     )
     options.check()
     execute(_build(ctx.obj, options))
+
+
+def _once(invocation: Invocation, asked: bool | None, *, distribute: bool) -> bool:
+    if distribute and asked is False:
+        raise UsageFault("--distribute brings what one host built to the others, and --each has each build")
+    return distribute or (invocation.builds_once() if asked is None else asked)
 
 
 def _rights(allowed: Iterable[str]) -> list[str]:
