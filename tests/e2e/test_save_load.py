@@ -284,3 +284,21 @@ def test_a_pipe_to_several_hosts(fleet: Fleet, image: str, tmp_path: Path) -> No
         env=fleet.environment(),
     )
     assert done.stdout.count("Loaded image") == 2, done.stderr
+
+
+def test_image_prune(fleet: Fleet, image: str, tmp_path: Path) -> None:
+    fleet.shoal("image", "prune", "-f", "-H", "h1")
+    used = fleet.shoal("create", "-H", "h1", image, "true").stdout.strip()
+    (tmp_path / "c/Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /d\nLABEL a=b\n")
+    fleet.shoal("build", "-q", "-H", "h1", tmp_path / "c")
+    assert fleet.shoal("image", "prune", "-H", "h1", code=2).stderr
+    assert "Deleted" not in fleet.shoal("image", "prune", "-f", "-H", "h1", "--filter", "label=c").stdout
+    assert "Deleted" not in fleet.shoal("image", "prune", "-f", "-H", "h1", "--filter", "until=24h").stdout
+    out = fleet.shoal("image", "prune", "-f", "-H", "h1", "--filter", "label=a=b").stdout
+    assert out.count("Deleted: sha256:") == 1
+    assert "Total reclaimed space:" in out
+    fleet.shoal("image", "prune", "-a", "-f", "-H", "h1")
+    assert [each["Id"] for each in fleet.json("inspect", "-H", "h1", image)]
+    fleet.shoal("rm", "-H", "h1", used)
+    assert f"Untagged: {image}" in fleet.shoal("image", "prune", "-a", "-f", "-H", "h1").stdout
+    assert fleet.shoal("images", "-q", "-H", "h1").stdout == ""

@@ -20,6 +20,7 @@ from shoal.v1.container_pb2_grpc import ContainerServiceStub
 from shoal.v1.image_pb2_grpc import ImageServiceStub
 from shoal.v1.system_pb2_grpc import SystemServiceStub
 from shoal.v1.volume_pb2_grpc import VolumeServiceStub
+from shoald.api.codec_common import timestamp
 from shoald.engine.ports import ContainerFilter, EventFilter
 from shoald.model.container import ContainerState, PullPolicy
 from shoald.model.image import RegistryCredentials
@@ -151,6 +152,9 @@ async def test_images(channel: grpc.aio.Channel, engine: FakeEngine) -> None:
     removed = await stub.Remove(images.ImageServiceRemoveRequest(name="busybox", force=True))
     assert engine.asked("remove_image") == ("busybox", True)
     assert removed.deleted == [IMAGE.id]
+    pruned = await stub.Prune(images.ImageServicePruneRequest(all=True, labels=[{"key": "k"}], until=timestamp(NOW)))
+    assert engine.asked("prune_images") == ((("k", ""),), NOW, True)
+    assert (pruned.deleted, pruned.freed_bytes) == ([IMAGE.id], 7)
 
 
 async def test_pull_passes_platform_and_credentials(channel: grpc.aio.Channel, engine: FakeEngine) -> None:

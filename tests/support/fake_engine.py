@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -214,6 +215,12 @@ class FakeEngine:
     async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
         self._called("remove_image", name, force)
         return ["docker.io/library/busybox:latest"], [IMAGE.id]
+
+    async def prune_images(
+        self, labels: Sequence[tuple[str, str]], until: datetime | None, unused: bool
+    ) -> tuple[list[str], list[str], int]:
+        self._called("prune_images", tuple(labels), until, unused)
+        return [], [IMAGE.id], 7
 
     # Containers
     async def run(

@@ -9,7 +9,7 @@ import pytest
 
 from shoal.digest import Digest
 from shoal.errors import FailedPrecondition, InvalidArgument, NotFound
-from shoald.images.removal import remove_image, tag_image
+from shoald.images.removal import prune_images, remove_image, tag_image
 from shoald.metadata import Metadata
 from shoald.model.container import ContainerState
 from shoald.model.image import IndexRecord
@@ -115,6 +115,40 @@ def test_an_index_of_an_image_that_is_gone_is_refused(md: Metadata) -> None:
         md.images.find(A1)
 
 
+def test_by_the_digest_of_an_index(md: Metadata) -> None:
+    here, other = _image(md, A2, seed="here"), _image(md, seed="other")
+    index = _index(md, A1, here, other)
+    md.images.add_repo_digest(DIGEST_A, here)
+    assert remove_image(md, index.digest, False) == ([A1], [other])
+    assert md.indexes.get(index.digest) is None
+    assert md.images.find(A2).tags == (A2,)
+    with pytest.raises(NotFound):
+        md.images.find(A1)
+
+
+def test_by_the_digest_of_an_index_without_names(md: Metadata) -> None:
+    here, other = _image(md, seed="here"), _image(md, seed="other")
+    index = IndexRecord(records.sha("nameless"), "index", 1, here, (here, other))
+    md.indexes.put(index, [index.digest], [])
+    container = records.container(image_id=here, state=ContainerState.RUNNING)
+    md.containers.insert(container)
+    with pytest.raises(FailedPrecondition, match="is used by the running container"):
+        remove_image(md, index.digest, True)
+    assert md.indexes.get(index.digest) == index
+    md.containers.delete(container.id)
+    assert remove_image(md, index.digest, False) == ([], [here, other])
+
+
+def test_an_index_with_names_in_two_repositories(md: Metadata) -> None:
+    here, other = _image(md, seed="here"), _image(md, seed="other")
+    index = _index(md, A1, here, other)
+    md.indexes.name(B1, index.digest)
+    md.images.add_repo_digest(DIGEST_A, here)
+    with pytest.raises(FailedPrecondition, match="has names in several repositories"):
+        remove_image(md, index.digest, False)
+    assert remove_image(md, index.digest, True) == ([B1, A1, DIGEST_A], [here, other])
+
+
 def test_by_digest_reference(md: Metadata) -> None:
     image = _image(md, B1, DIGEST_A)
     assert remove_image(md, DIGEST_A, False) == ([DIGEST_A], [])
@@ -186,3 +220,32 @@ def test_tag_moves(md: Metadata) -> None:
     assert tag_image(md, A1, "short")[1] == "docker.io/library/short:latest"
     with pytest.raises(InvalidArgument):
         tag_image(md, A1, DIGEST_A)
+
+
+def _prune(md: Metadata, *, unused: bool = False, but: str = "") -> set[str]:
+    return set(prune_images(md, lambda image: image.id != but, unused=unused)[1])
+
+
+def test_prune_takes_what_has_no_tag_and_no_container(md: Metadata) -> None:
+    named, nameless, digest_only, used = (
+        _image(md, A1, seed="named"),
+        _image(md, seed="nameless"),
+        _image(md, DIGEST_A, seed="digest"),
+        _image(md, seed="used"),
+    )
+    md.containers.insert(records.container(image_id=used))
+    part, other = _image(md, seed="part"), _image(md, seed="other")
+    _index(md, A2, part, other)
+    assert _prune(md, but=nameless) == {digest_only}
+    assert _prune(md) == {nameless}
+    assert _prune(md) == set()
+    assert _prune(md, unused=True) == {named, part, other}
+    assert [image.id for image in md.images.list()] == [used]
+
+
+def test_prune_keeps_an_index_of_which_a_part_is_used(md: Metadata) -> None:
+    here, other = _image(md, seed="here"), _image(md, seed="other")
+    _index(md, A1, here, other)
+    md.containers.insert(records.container(image_id=other))
+    assert _prune(md, unused=True) == set()
+    assert md.indexes.named(A1) is not None

@@ -53,7 +53,7 @@ async def deliver(host: HostClient, image: image_pb2.Image, index: str, output: 
 
     if output.kind in ("oci", "docker"):
         names = output.names or options.tags or [index or image.id]
-        saved = save_images(host, names, docker=output.kind == "docker", expected=image.id)
+        saved = save_images(host, names, docker=output.kind == "docker", expected=index or image.id)
         await write_archive(saved, "" if output.dest == "-" else output.dest)
         return
     if output.kind == "local" and len(options.platforms) > 1:

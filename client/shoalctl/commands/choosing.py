@@ -118,7 +118,8 @@ async def distribute(
     fleet: Fleet, source: str, targets: Sequence[str], names: Sequence[str], image: image_pb2.Image, index: str
 ) -> list[HostResult[image_pb2.Image | None]]:
     """Bring what a host built, an image or the index with this digest, to others; checked to be the same there."""
-    results = await transfer(fleet, source, names or [index or image.id], image.id, targets)
+    built = index or image.id
+    results = await transfer(fleet, source, names or [built], built, targets)
     return [result if index else _checked(result, source, image.id) for result in results]
 
 

@@ -16,6 +16,7 @@ class ImageGroup(VerbGroup):
         **{name: VERBS[name] for name in ("build", "inspect", "load", "pull", "push", "save", "tag")},
         "ls": VERBS["images"],
         "rm": VERBS["rmi"],
+        "prune": Verb("image_prune", "Delete images without a name, or all that no container uses"),
         "list": Verb("images"),
         "remove": Verb("rmi"),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,19 @@ class HostClient:
 
         request = image_pb2.ImageServiceRemoveRequest(name=name, force=force)
         return await self.link.unary(_images("Remove"), request, timeout=START_TIMEOUT, repeat=False)  # type: ignore[no-any-return]
+
+    async def prune_images(
+        self, labels: Sequence[tuple[str, str]], until: datetime | None, *, unused: bool
+    ) -> image_pb2.ImageServicePruneResponse:
+        """Delete nameless images that no container uses, or (`unused`) all such."""
+        from shoal.v1 import image_pb2
+
+        request = image_pb2.ImageServicePruneRequest(all=unused)
+        for key, value in labels:
+            request.labels.add(key=key, value=value)
+        if until is not None:
+            request.until.FromDatetime(until)
+        return await self.link.unary(_images("Prune"), request, timeout=START_TIMEOUT, repeat=False)  # type: ignore[no-any-return]
 
     # -- containers --------------------------------------------------------------------------------------------------
 

@@ -1464,7 +1464,7 @@ class ImageServiceSaveRequest(_message.Message):
     docker: _builtins.bool
     """With docker's manifest.json, which older versions of dockerd need."""
     expected_id: _builtins.str
-    """All names must mean this image, or the call is FAILED_PRECONDITION, reason IMAGE_CHANGED. Empty: any."""
+    """All names must mean this image, or the index with this digest, or the call is FAILED_PRECONDITION, reason IMAGE_CHANGED. Empty: any."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """References, ids or unique prefixes of ids; at least one. An image has in the archive the names that were asked for."""
@@ -2179,6 +2179,68 @@ class ImageServiceRemoveRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageServiceRemoveRequest: _TypeAlias = ImageServiceRemoveRequest  # noqa: Y015
+
+@_typing.final
+class ImageServicePruneRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Images with tags, too."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LabelSelector]: ...
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only images that were made before."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        labels: _abc.Iterable[_types_pb2.LabelSelector] | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "labels", b"labels", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServicePruneRequest: _TypeAlias = ImageServicePruneRequest  # noqa: Y015
+
+@_typing.final
+class ImageServicePruneResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTAGGED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    """On the disk: layers and blobs that nothing needs any more."""
+    @_builtins.property
+    def untagged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that were taken away."""
+
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of images that are gone."""
+
+    def __init__(
+        self,
+        *,
+        untagged: _abc.Iterable[_builtins.str] | None = ...,
+        deleted: _abc.Iterable[_builtins.str] | None = ...,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "freed_bytes", b"freed_bytes", "untagged", b"untagged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageServicePruneResponse: _TypeAlias = ImageServicePruneResponse  # noqa: Y015
 
 @_typing.final
 class ImageServiceRemoveResponse(_message.Message):

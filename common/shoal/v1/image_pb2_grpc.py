@@ -134,6 +134,11 @@ class ImageServiceStub(object):
                 request_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceRemoveRequest.SerializeToString,
                 response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceRemoveResponse.FromString,
                 _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/shoal.v1.ImageService/Prune',
+                request_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneRequest.SerializeToString,
+                response_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneResponse.FromString,
+                _registered_method=True)
 
 
 class ImageServiceServicer(object):
@@ -315,6 +320,13 @@ class ImageServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prune(self, request, context):
+        """Prune deletes images that no container uses: those without a tag that no index has either, or all. Roles: admin, operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -417,6 +429,11 @@ def add_ImageServiceServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServiceRemoveRequest.FromString,
                     response_serializer=shoal_dot_v1_dot_image__pb2.ImageServiceRemoveResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneRequest.FromString,
+                    response_serializer=shoal_dot_v1_dot_image__pb2.ImageServicePruneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -959,6 +976,33 @@ class ImageService(object):
             '/shoal.v1.ImageService/Remove',
             shoal_dot_v1_dot_image__pb2.ImageServiceRemoveRequest.SerializeToString,
             shoal_dot_v1_dot_image__pb2.ImageServiceRemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/shoal.v1.ImageService/Prune',
+            shoal_dot_v1_dot_image__pb2.ImageServicePruneRequest.SerializeToString,
+            shoal_dot_v1_dot_image__pb2.ImageServicePruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

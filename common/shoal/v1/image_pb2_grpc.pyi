@@ -123,6 +123,8 @@ class ImageServiceStub:
     FAILED_PRECONDITION, reason IMAGE_IN_USE, when a container uses it (without `force` for stopped containers; always for
     running ones), or when an id has several names (without `force`).
     """
+    Prune: _grpc.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneRequest, _image_pb2.ImageServicePruneResponse]
+    """Prune deletes images that no container uses: those without a tag that no index has either, or all. Roles: admin, operator."""
 
 @_typing.type_check_only
 class ImageServiceAsyncStub(ImageServiceStub):
@@ -219,6 +221,8 @@ class ImageServiceAsyncStub(ImageServiceStub):
     FAILED_PRECONDITION, reason IMAGE_IN_USE, when a container uses it (without `force` for stopped containers; always for
     running ones), or when an id has several names (without `force`).
     """
+    Prune: _aio.UnaryUnaryMultiCallable[_image_pb2.ImageServicePruneRequest, _image_pb2.ImageServicePruneResponse]  # type: ignore[assignment]
+    """Prune deletes images that no container uses: those without a tag that no index has either, or all. Roles: admin, operator."""
 
 class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -432,5 +436,13 @@ class ImageServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION, reason IMAGE_IN_USE, when a container uses it (without `force` for stopped containers; always for
         running ones), or when an id has several names (without `force`).
         """
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _image_pb2.ImageServicePruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_pb2.ImageServicePruneResponse, _abc.Awaitable[_image_pb2.ImageServicePruneResponse]]:
+        """Prune deletes images that no container uses: those without a tag that no index has either, or all. Roles: admin, operator."""
 
 def add_ImageServiceServicer_to_server(servicer: ImageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,7 +14,7 @@ from shoald.api.cache_lending import lend_cache
 from shoald.api.call import require
 from shoald.api.checks import invalid, operation_id, required
 from shoald.api.codec_buildcache import cache_prune, cache_record
-from shoald.api.codec_common import credentials_of, labels_of, platform, platform_of, progress
+from shoald.api.codec_common import credentials_of, datetime_of, labels_of, platform, platform_of, progress
 from shoald.api.codec_image import (
     MAX_PLATFORMS,
     build_event,
@@ -178,6 +178,11 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def Remove(self, request: pb.ImageServiceRemoveRequest, context: Context) -> pb.ImageServiceRemoveResponse:
         untagged, deleted = await self._engine.remove_image(required("name", request.name), request.force)
         return pb.ImageServiceRemoveResponse(untagged=untagged, deleted=deleted)
+
+    async def Prune(self, request: pb.ImageServicePruneRequest, context: Context) -> pb.ImageServicePruneResponse:
+        until = datetime_of("until", request.until) if request.HasField("until") else None
+        untagged, deleted, freed = await self._engine.prune_images(labels_of(request.labels), until, request.all)
+        return pb.ImageServicePruneResponse(untagged=untagged, deleted=deleted, freed_bytes=freed)
 
     def _image(self, value: Image) -> pb.Image:
         return image(value, self._engine.image_users(value.id))

@@ -40,6 +40,7 @@ METHODS: Mapping[str, Access] = {
     "/shoal.v1.ImageService/InspectIndex": _READ,
     "/shoal.v1.ImageService/Tag": _WRITE,
     "/shoal.v1.ImageService/Remove": _WRITE,
+    "/shoal.v1.ImageService/Prune": _WRITE,
     "/shoal.v1.ContainerService/Run": _WRITE,
     "/shoal.v1.ContainerService/Start": _WRITE,
     "/shoal.v1.ContainerService/Stop": _WRITE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from datetime import datetime
 
 from shoal.platform import Platform
 from shoald.build.agents import Agents
@@ -163,6 +164,12 @@ class LocalEngine:
     async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
         """See Engine.remove_image."""
         return await self._images.remove_image(name, force)
+
+    async def prune_images(
+        self, labels: Sequence[tuple[str, str]], until: datetime | None, unused: bool
+    ) -> tuple[list[str], list[str], int]:
+        """See Engine.prune_images."""
+        return await self._images.prune_images(labels, until, unused)
 
     # Containers
     async def run(

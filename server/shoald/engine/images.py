@@ -8,6 +8,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from shoal.reference import Reference
 from shoald.content.ports import ContentStore
 from shoald.engine.operations import Emit, Operations
 from shoald.engine.ports import Pushed
+from shoald.gc.collect import Collected
 from shoald.host.blocking import to_end
 from shoald.host.syscall import translated
 from shoald.host.trees import remove_tree
@@ -40,7 +42,7 @@ class ImageCases:
         store: ImageStore,
         operations: Operations,
         publish: Publish,
-        collect: Callable[[], Coroutine[Any, Any, object]],
+        collect: Callable[[], Coroutine[Any, Any, Collected]],
         metrics: EngineMetrics,
         layers: Layers,
         tmp_dir: Path,
@@ -139,7 +141,8 @@ class ImageCases:
     def save(self, names: Sequence[str], docker: bool, expected_id: str) -> AsyncIterator[bytes]:
         """See engine.ports.Engine.save_images."""
         for name in names if expected_id else ():
-            if self._md.images.find(name).id != expected_id:
+            index = self._store.indexer.find(name)
+            if expected_id not in (self._md.images.find(name).id, index.digest if index else ""):
                 raise FailedPrecondition(f"{name} means another image by now", reason="IMAGE_CHANGED")
         return self._store.export(names, docker=docker)
 
@@ -191,13 +194,27 @@ class ImageCases:
     async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
         """(untagged references, deleted ids)."""
         untagged, deleted = await self._store.remove_image(name, force)
+        await self._removed(untagged, deleted)
+        return list(untagged), list(deleted)
+
+    async def prune_images(
+        self, labels: Sequence[tuple[str, str]], until: datetime | None, unused: bool
+    ) -> tuple[list[str], list[str], int]:
+        """See engine.ports.Engine.prune_images."""
+
+        def wanted(image: Image) -> bool:
+            return _selects(image, None, labels, False) and (until is None or image.created_at < until)
+
+        untagged, deleted = self._store.prune(wanted, unused=unused)
+        return untagged, deleted, await self._removed(untagged, deleted)
+
+    async def _removed(self, untagged: Sequence[str], deleted: Sequence[str]) -> int:
+        """Tell of it, and collect the garbage; the bytes that this freed."""
         for reference in untagged:
             self._publish("image", "untag", "", {"name": reference})
         for image_id in deleted:
             self._publish("image", "delete", image_id, {})
-        if deleted:
-            await self._collect()
-        return list(untagged), list(deleted)
+        return (await self._collect()).bytes if deleted else 0
 
 
 class _Counting:

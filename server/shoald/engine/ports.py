@@ -31,6 +31,8 @@ from shoald.model.build import (
 )
 from shoald.model.container import Container, ContainerSpec, ContainerState, HealthStatus, PullPolicy
 from shoald.model.event import Event
+from shoald.model.host import HostInfo as HostInfo
+from shoald.model.host import HostVersion as HostVersion
 from shoald.model.image import Image, IndexRecord, Loaded, Progress, RegistryCredentials
 from shoald.model.log import Grep as Grep
 from shoald.model.log import LogBatch as LogBatch
@@ -111,39 +113,6 @@ class ContainerDetails(Struct, frozen=True):
     mounts: tuple[MountPoint, ...]
     log_path: str
     userns_size: int
-
-
-class HostInfo(Struct, frozen=True):
-    """See shoal.v1.SystemServiceInfoResponse."""
-
-    host_id: str
-    hostname: str
-    operating_system: str
-    kernel_version: str
-    platform: Platform
-    cpus: int
-    memory_bytes: int
-    data_root: str
-    cgroup_mode: str
-    runtime: str
-    containers_running: int
-    containers_stopped: int
-    images: int
-    disk_free_bytes: int
-    disk_total_bytes: int
-    warnings: tuple[str, ...]
-    version: str
-
-
-class HostVersion(Struct, frozen=True):
-    """See shoal.v1.SystemServiceVersionResponse."""
-
-    version: str
-    python_version: str
-    kernel_version: str
-    runtime: str
-    conmon: str
-    platform: Platform
 
 
 class AttachSession(Protocol):
@@ -274,6 +243,11 @@ class Engine(Protocol):
 
     async def remove_image(self, name: str, force: bool) -> tuple[list[str], list[str]]:
         """(untagged references, deleted ids)."""
+
+    async def prune_images(
+        self, labels: Sequence[tuple[str, str]], until: datetime | None, unused: bool
+    ) -> tuple[list[str], list[str], int]:
+        """(untagged references, deleted ids, freed bytes): images that no container uses, nameless or all."""
 
     # Containers
     async def run(

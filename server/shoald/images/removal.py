@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.reference import Reference
 from shoald.images.indexing import canonical
 from shoald.metadata import Metadata
 from shoald.model.container import ContainerState
-from shoald.model.image import Image
+from shoald.model.image import Image, IndexRecord
 
 _ENDED = frozenset({ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD, ContainerState.REMOVING})
 
@@ -18,11 +18,14 @@ def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[
     """Take a name away, and delete the image with its last one; what is garbage then is the collector's.
 
     By tag or digest reference: only this name, as long as another tag is left. By id: the image with all its names, if
-    they are in one repository or `force` is given. Returns (untagged references, deleted ids).
+    they are in one repository or `force` is given. By an index's digest: the index with its names, likewise, and those
+    of its images that nobody has another name for. Returns (untagged references, deleted ids).
     Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (AMBIGUOUS_ID), FailedPrecondition (IMAGE_IN_USE: by a running
     container always, by a stopped one unless forced; IMAGE_HAS_NAMES).
     """
     with md.transaction():
+        if (index := md.indexes.get(name)) is not None:
+            return _remove_index(md, index, force)
         image = md.images.find(name)
         reference = _as_name(name, image)
         if reference is not None:
@@ -32,13 +35,8 @@ def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[
                 for each in going:
                     _unname(md, each)
                 return going, _delete_unnamed(md, parts)
-        elif not force and len({Reference.parse(tag).name for tag in image.tags}) > 1:
-            raise FailedPrecondition(
-                f"image {_short(image)} has names in several repositories: {', '.join(image.tags)}",
-                reason="IMAGE_HAS_NAMES",
-                hint="remove the names one by one, or use --force",
-                metadata={"image": image.id},
-            )
+        elif not force and _spread(image.tags):
+            raise _has_names(f"image {_short(image)}", image.tags, image.id)
         elif not force and (others := sorted(set(image.part_of) - set(image.tags))):
             raise FailedPrecondition(
                 f"image {_short(image)} is part of {', '.join(others)}",
@@ -50,6 +48,56 @@ def remove_image(md: Metadata, name: str, force: bool) -> tuple[list[str], list[
         parts = _parts(md, image.part_of)
         md.images.delete(image.id)
         return [*image.tags, *image.repo_digests], [image.id, *_delete_unnamed(md, parts)]
+
+
+def _remove_index(md: Metadata, index: IndexRecord, force: bool) -> tuple[list[str], list[str]]:
+    names = md.indexes.names(index.digest)
+    if not force and _spread(names):
+        raise _has_names(f"index {index.digest.removeprefix('sha256:')[:12]}", names, index.digest)
+    going: list[str] = []
+    for name in names:
+        if (image := md.images.get(index.image_id)) is not None:
+            going += _going(name, image)
+        for each in going:
+            _unname(md, each)
+    md.indexes.delete(index.digest)
+    image = md.images.get(index.image_id)
+    if image is None or image.tags or image.repo_digests or image.part_of:
+        return going, _delete_unnamed(md, index.images)
+    _check_users(md, image, force)
+    md.images.delete(image.id)
+    return going, [image.id, *_delete_unnamed(md, index.images)]
+
+
+def _spread(names: Iterable[str]) -> bool:
+    return len({Reference.parse(name).name for name in names}) > 1
+
+
+def _has_names(what: str, names: Iterable[str], digest: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{what} has names in several repositories: {', '.join(names)}",
+        reason="IMAGE_HAS_NAMES",
+        hint="remove the names one by one, or use --force",
+        metadata={"image": digest},
+    )
+
+
+def prune_images(md: Metadata, wanted: Callable[[Image], bool], *, unused: bool) -> tuple[list[str], list[str]]:
+    """Delete the images that are `wanted` and that no container uses, not even another image of an index that they are
+    in: those without a tag that no index has, or (`unused`) all. Returns (untagged references, deleted ids)."""
+    untagged: list[str] = []
+    deleted: list[str] = []
+    with md.transaction():
+        for image in md.images.list():
+            named = bool(image.tags or image.part_of)
+            if (named and not unused) or not wanted(image) or md.images.get(image.id) is None:
+                continue
+            if any(md.containers.using_image(each) for each in (image.id, *_parts(md, image.part_of))):
+                continue
+            names, ids = remove_image(md, image.id, force=True)
+            untagged += names
+            deleted += ids
+    return untagged, deleted
 
 
 def _parts(md: Metadata, references: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from shoald.images.layerfetch import LayerFetcher
 from shoald.images.loader import Loader
 from shoald.images.pull import Puller
 from shoald.images.push import Pusher
-from shoald.images.removal import remove_image, tag_image
+from shoald.images.removal import prune_images, remove_image, tag_image
 from shoald.images.restore import LayerRestorer
 from shoald.images.unpacker import UnpackLimits
 from shoald.metadata import HoldKind, Metadata
@@ -137,6 +137,10 @@ class ImageStore:
     async def remove_image(self, name: str, force: bool = False) -> tuple[list[str], list[str]]:
         """Take a name away, and with the last one the image; see removal.remove_image. Collects no garbage."""
         return remove_image(self._md, name, force)
+
+    def prune(self, wanted: Callable[[Image], bool], *, unused: bool) -> tuple[list[str], list[str]]:
+        """Delete images that no container uses; see removal.prune_images. Collects no garbage."""
+        return prune_images(self._md, wanted, unused=unused)
 
 
 def _parsed(reference: str | Reference) -> Reference:

@@ -55,6 +55,10 @@ class Indexes:
             self._images.tag(reference, index.image_id)
             self._db.execute("INSERT INTO index_names VALUES (?, ?)", [reference, digest])
 
+    def delete(self, digest: str) -> None:
+        """Forget an index; names that mean it become names of its image here."""
+        self._db.execute("DELETE FROM indexes WHERE digest = ?", [digest])
+
     def get(self, digest: str) -> IndexRecord | None:
         """By digest, or None."""
         row = self._db.one(f"SELECT {_COLUMNS} FROM indexes WHERE digest = ?", [digest])
