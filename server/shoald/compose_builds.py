@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from shoald.build.agents import Agents
-from shoald.build.attesting import Attesting
 from shoald.build.cacheexports import CacheExports
 from shoald.build.cachemounts import CacheMounts
 from shoald.build.contexts import Contexts
@@ -33,6 +33,9 @@ from shoald.model.metrics import EngineMetrics
 from shoald.network.networks import Networks
 from shoald.registry.client import RegistryClient
 from shoald.snapshots.overlay import OverlaySnapshotter
+
+if TYPE_CHECKING:
+    from shoald.build.attesting import Attesting
 
 
 def compose_builds(
@@ -62,6 +65,12 @@ def compose_builds(
     def subnets_of_containers() -> list[str]:
         own = [subnet for network in md.networks.list() for subnet in network.subnets]
         return [config.network.subnet, config.network.pool, *own]
+
+    def attesting() -> Attesting:
+        # 2.4 MB, which a daemon that attests nothing does not need.
+        from shoald.build.attesting import Attesting
+
+        return Attesting(md, content, snapshots)
 
     executor = StepExecutor(
         md,
@@ -99,7 +108,7 @@ def compose_builds(
         solver,
         executor,
         Finishing(md, packing, Assembler(md, content, snapshots)),
-        Attesting(md, content, snapshots),
+        attesting,
         store.indexer,
         layers,
         contexts,

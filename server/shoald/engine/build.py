@@ -9,14 +9,13 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from shoal.errors import InvalidArgument, NotFound, ShoalError
 from shoal.platform import Platform
 from shoal.reference import Reference
-from shoald.build.attesting import Attesting
 from shoald.build.cacheexports import CacheExports
 from shoald.build.contexts import Contexts
 from shoald.build.executor import StepExecutor
@@ -41,6 +40,9 @@ from shoald.model.metrics import EngineMetrics
 from shoald.model.network import ABSTRACT
 from shoald.network.networks import Networks
 
+if TYPE_CHECKING:
+    from shoald.build.attesting import Attesting
+
 Publish = Callable[[str, str, str, dict[str, str]], None]
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -55,7 +57,7 @@ class BuildCases:
         solver: Solver,
         executor: StepExecutor,
         finishing: Finishing,
-        attesting: Attesting,
+        attesting: Callable[[], Attesting],
         indexer: Indexer,
         layers: Layers,
         contexts: Contexts,
@@ -191,8 +193,9 @@ class BuildCases:
             images = [await self._finishing.image(build, result, tags) for build, result in solved]
             built = Built(images[0])
             if indexed:
+                attesting = self._attesting() if request.sbom or request.provenance else None
                 parts = [
-                    Part(image, await self._attesting.entries(build, request_id, image, started))
+                    Part(image, await attesting.entries(build, request_id, image, started) if attesting else ())
                     for image, (build, _) in zip(images, solved, strict=True)
                 ]
                 record = await self._indexer.create(parts, request.tags)
