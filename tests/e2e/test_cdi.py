@@ -28,6 +28,7 @@ HOOK = """#!/bin/sh
 bundle=$(sed -n 's/.*"bundle": *"\\([^"]*\\)".*/\\1/p')
 root=$(sed -n 's/.*"root":{"path":"\\([^"]*\\)".*/\\1/p' "$bundle/config.json")
 echo "$1" > "$root/hooked"
+env > "$root/hookenv"
 """
 
 
@@ -65,6 +66,18 @@ def test_one_host_has_it(pair: Fleet, places: Path, busybox: str) -> None:
     assert f"nvidia-ctk cdi generate --output={places}/h2/nvidia.yaml" in done.stderr
     done = pair.shoal("run", "-H", "h1", "--rm", "--device", "nvidia.com/gpu=0", busybox, *look)
     assert done.stdout.splitlines() == ["0", "GPU", "/dev/nvidia0"]
+
+
+@pytest.mark.parametrize("runtime", ["crun", "runc"])
+def test_a_hook_has_nothing_of_the_containers_environment(places: Path, busybox: str, runtime: str) -> None:
+    """It runs as root, with the host's files in view: LD_PRELOAD of an image must not reach it."""
+    with running_fleet(1) as one:
+        one.first.stop()
+        one.first.configure(runtime={"name": runtime, "cdi_dirs": [str(places / "h1")]})
+        one.first.start()
+        done = one.shoal("run", "--rm", "-e", "CANARY=1", "--gpus", "all", busybox, "cat", "/hookenv")
+    assert "PATH=" in done.stdout
+    assert "CANARY" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -295,8 +295,9 @@ def test_hooks_in_the_configuration() -> None:
     hooks = hook_list(given)
     assert hooks == {
         "createRuntime": [{"path": "/a", "args": ["a", "x"], "timeout": 3, "env": ["A=1"]}],
-        "poststop": [{"path": "/b", "args": ["/b"], "timeout": 20}],
+        "poststop": [{"path": "/b", "args": ["/b"], "timeout": 20, "env": [hooks["poststop"][0]["env"][0]]}],
     }
+    assert hooks["poststop"][0]["env"][0].startswith("PATH=/"), "else runc gives it the environment of the image"
     linux = {"gidMappings": [{"containerID": 0, "hostID": 7000, "size": 9}]}
     assert reader({"linux": linux, "hooks": hooks}) == 0
     assert reader({"linux": linux, "hooks": {"createContainer": []}}) == 7000

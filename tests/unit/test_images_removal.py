@@ -10,7 +10,7 @@ import pytest
 from shoal.digest import Digest
 from shoal.errors import FailedPrecondition, InvalidArgument, NotFound
 from shoald.images.removal import prune_images, remove_image, tag_image
-from shoald.metadata import Metadata
+from shoald.metadata import HoldKind, Metadata
 from shoald.model.container import ContainerState
 from shoald.model.image import IndexRecord
 from tests.support import records
@@ -249,3 +249,11 @@ def test_prune_keeps_an_index_of_which_a_part_is_used(md: Metadata) -> None:
     md.containers.insert(records.container(image_id=other))
     assert _prune(md, unused=True) == set()
     assert md.indexes.named(A1) is not None
+
+
+def test_prune_leaves_what_a_build_holds(md: Metadata) -> None:
+    building = _image(md, seed="building")
+    with md.leases.lease("build") as lease:
+        md.leases.hold(lease, HoldKind.BLOB, records.image("building").manifest_digest)
+        assert _prune(md, unused=True) == set()
+    assert _prune(md) == {building}

@@ -73,7 +73,7 @@ class CacheLoan:
                 error = ""
                 try:
                     await self._send_blob(call, want)
-                except (ShoalError, OSError) as problem:
+                except (ShoalError, OSError, ValueError, OverflowError) as problem:
                     error = str(problem)
                 await call.write(request(end=request.End(number=want.number, error=error)))
 

@@ -44,6 +44,8 @@ async def _take(loan: Loan, requests: AsyncIterator[pb.ImageServiceLendCacheRequ
     async for message in requests:
         match message.WhichOneof("message"):
             case "chunk":
+                if not message.chunk.data:
+                    raise invalid("chunk", "is empty")
                 if len(message.chunk.data) > _MAX_CHUNK_BYTES:
                     raise invalid("chunk", f"has {len(message.chunk.data)} bytes, more than {_MAX_CHUNK_BYTES}")
                 await loan.take(message.chunk.number, message.chunk.data)

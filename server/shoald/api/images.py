@@ -28,7 +28,7 @@ from shoald.api.codec_image import (
 from shoald.api.gate import note
 from shoald.api.streams import Context, closing, send_all
 from shoald.engine.ports import BuildEvent, Engine, Pushed
-from shoald.model.build import Built
+from shoald.model.build import BuildRequest, Built
 from shoald.model.image import Image, Loaded, Progress
 
 _MAX_CHUNK_BYTES = 1 << 20
@@ -65,10 +65,7 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         note(first.start)
         request_id = operation_id(first.start.request_id)
         request = build_request_of(first.start)
-        if request.network == "host":
-            require(Role.ADMIN, "the host's network (network=host)")
-        if request.allow:
-            require(Role.ADMIN, f"what a build may allow its steps ({', '.join(sorted(request.allow))})")
+        _check_rights(request)
         started = pb.ImageServiceBuildResponse.Started(request_id=request_id)
         await context.write(pb.ImageServiceBuildResponse(started=started))
         async with closing(sent_contexts(requests, request, context)) as contexts:
@@ -82,7 +79,9 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
     async def EstimateBuild(
         self, request: pb.ImageServiceEstimateBuildRequest, context: Context
     ) -> pb.ImageServiceEstimateBuildResponse:
-        found = await self._engine.estimate_build(build_request_of(request.start))
+        wanted = build_request_of(request.start)
+        _check_rights(wanted)
+        found = await self._engine.estimate_build(wanted)
         return pb.ImageServiceEstimateBuildResponse(
             cached_steps=found.cached_steps, context_held=found.context_held, platform=platform(found.platform)
         )
@@ -201,6 +200,14 @@ class ImageService(image_pb2_grpc.ImageServiceServicer):
         if isinstance(item, Built):
             return pb.ImageServiceFollowBuildResponse(image=self._image(item.image), index_digest=_digest(item))
         return pb.ImageServiceFollowBuildResponse(event=build_event(item))
+
+
+def _check_rights(request: BuildRequest) -> None:
+    """Raises PermissionDenied."""
+    if request.network == "host":
+        require(Role.ADMIN, "the host's network (network=host)")
+    if request.allow:
+        require(Role.ADMIN, f"what a build may allow its steps ({', '.join(sorted(request.allow))})")
 
 
 def _digest(built: Built) -> str:

@@ -28,6 +28,7 @@ class _Kept:
         self.lease = lease
         self.digests: set[str] = set()
         self.forgetting: asyncio.TimerHandle | None = None
+        self.readers = 0
 
 
 class CacheExports:
@@ -90,21 +91,27 @@ class CacheExports:
         name = Digest.parse(digest)
         if str(name) not in kept.digests:
             raise NotFound(f"{name} is no part of the build's cache", reason="BLOB_NOT_FOUND")
-        with self._md.leases.lease("cache export") as lease:
-            self._md.leases.hold(lease, HoldKind.BLOB, str(name))
-            if offset > (size := self._content.size(name) or 0):
-                raise OutOfRange(f"{name} has {size} bytes, not {offset}", reason="OFFSET_OUT_OF_RANGE")
-            try:
+        if kept.forgetting is not None:  # a large blob over a slow link takes longer
+            kept.forgetting.cancel()
+        kept.readers += 1
+        try:
+            with self._md.leases.lease("cache export") as lease:
+                self._md.leases.hold(lease, HoldKind.BLOB, str(name))
+                if offset > (size := self._content.size(name) or 0):
+                    raise OutOfRange(f"{name} has {size} bytes, not {offset}", reason="OFFSET_OUT_OF_RANGE")
                 async for chunk in self._content.stream(name, offset):
                     yield chunk
-            finally:
-                if self._kept.get(request_id) is kept:
-                    self._wait(request_id, kept)
+        finally:
+            kept.readers -= 1
+            if self._kept.get(request_id) is kept:
+                self._wait(request_id, kept)
 
     def _wait(self, request_id: str, kept: _Kept) -> None:
-        """Forget it KEPT_S from now on."""
+        """Forget it KEPT_S from now on, or from the end of the last reader on."""
         if kept.forgetting is not None:
             kept.forgetting.cancel()
+        if kept.readers:
+            return
         kept.forgetting = asyncio.get_running_loop().call_later(KEPT_S, self._forget, request_id)
 
     def _forget(self, request_id: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace as with_fields
 
 from shoal.digest import Digest
-from shoal.errors import ShoalError, Unimplemented
+from shoal.errors import NotFound, ShoalError, Unimplemented
 from shoald.attest.materials import git_material, http_material
 from shoald.build.git import clone, repository_of
 from shoald.build.place import BuildPlace
@@ -40,6 +40,8 @@ class Fetching:
 
     async def files(self, build: Build, step: CopyStep, *, into: bool) -> tuple[Path, list[CopyItem]]:
         """The files of the step's URLs, and what to make of them. Raises as `fetch`."""
+        if build.local and any(isinstance(source, UrlSource) for source in step.sources):
+            raise _not_here()
         place = build.place.fetched()
         items = []
         for source in step.sources:
@@ -69,6 +71,8 @@ class Fetching:
                 reason="INSTRUCTION_UNSUPPORTED",
                 hint="write an ADD of its own for it",
             )
+        if build.local:
+            raise _not_here()
         url = found[0].url
 
         async def work() -> tuple[Path, str]:
@@ -99,6 +103,11 @@ class Fetching:
             self._tasks.pop(key, None)
             raise
         return found
+
+
+def _not_here() -> NotFound:
+    """For questions about a build, which fetch nothing."""
+    return NotFound("what ADD fetches is not here", reason="NOT_FETCHED")
 
 
 def _local(build: Build) -> bool:

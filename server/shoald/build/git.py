@@ -105,11 +105,14 @@ async def clone(
     try:
         commit = await checkouts.make(place, repository)
         if checksum and not commit.startswith(checksum):
-            raise DataLoss(f"{text[:200]} is commit {commit}, not {checksum}", reason="CHECKSUM_MISMATCH")
+            raise DataLoss(
+                f"{without_login(text)[:200]} is commit {commit}, not {checksum}", reason="CHECKSUM_MISMATCH"
+            )
         await checkouts.make_submodules(place, repository.url)
     except ShoalError as error:
         if error.reason == "PROGRAM_FAILED":
-            raise Unavailable(f"can't fetch {text[:200]}: {error.message}", reason="URL_UNREACHABLE") from error
+            said = without_login(f"can't fetch {text[:500]}: {error.message}")
+            raise Unavailable(said, reason="URL_UNREACHABLE") from error
         raise
     await asyncio.to_thread(_settled, place, checkouts.made, keep_git_dir=keep_git_dir)
     return commit
@@ -143,15 +146,15 @@ class _Checkouts:
         for each in submodules(links, await _gitmodules(git), url):
             if depth == MAX_DEPTH or len(self.made) > MAX_SUBMODULES:
                 raise refused(each.path, f"more than {MAX_DEPTH} deep, or more than {MAX_SUBMODULES} submodules")
-            await git("config", f"submodule.{each.name}.url", without_login(each.url))
             try:
+                _check_url(each.url)
+                await git("config", f"submodule.{each.name}.url", without_login(each.url))
                 await self._make_submodule(place, each, depth)
             except ShoalError as error:
                 message = f"submodule {each.path}: {error.message}"
                 raise type(error)(message, reason=error.reason, metadata=error.metadata) from error
 
     async def _make_submodule(self, place: Path, each: Submodule, depth: int) -> None:
-        _check_url(each.url)
         inner = await asyncio.to_thread(_empty_directory, place, each.path)
         commit = await self.make(inner, GitUrl(each.url, each.commit))
         if commit != each.commit:
@@ -212,7 +215,7 @@ async def _fetch(git: _Git, repository: GitUrl) -> str:
             raise failure from error
         return repository.ref
     if "find remote ref" in failure.message:
-        raise NotFound(f"{repository.url} has no {repository.ref}", reason="REF_NOT_FOUND") from failure
+        raise NotFound(f"{without_login(repository.url)} has no {repository.ref}", reason="REF_NOT_FOUND") from failure
     raise failure
 
 

@@ -33,6 +33,7 @@ from shoald.engine.ports import BuildEvent, BuildEventBody
 from shoald.images.flights import all_of
 from shoald.images.indexing import Indexer, Part
 from shoald.images.layers import Layers
+from shoald.metadata.leases import HoldKind
 from shoald.metadata.store import Metadata
 from shoald.model.build import BuildEstimate, BuildRequest, BuildState, BuildSummary, Built, StepFinished
 from shoald.model.image import Image
@@ -190,7 +191,11 @@ class BuildCases:
 
             solved = await all_of(one(number, platform) for number, platform in enumerate(request.targets))
             tags = () if indexed else request.tags
-            images = [await self._finishing.image(build, result, tags) for build, result in solved]
+            images = []
+            for build, result in solved:
+                images.append(await self._finishing.image(build, result, tags))
+                # Nameless until their index is there: `image prune` leaves what is held.
+                self._md.leases.hold(lease, HoldKind.BLOB, images[-1].manifest_digest)
             built = Built(images[0])
             if indexed:
                 attesting = self._attesting() if request.sbom or request.provenance else None

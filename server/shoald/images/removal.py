@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from shoal.errors import FailedPrecondition, InvalidArgument
 from shoal.reference import Reference
 from shoald.images.indexing import canonical
-from shoald.metadata import Metadata
+from shoald.metadata import HoldKind, Metadata
 from shoald.model.container import ContainerState
 from shoald.model.image import Image, IndexRecord
 
@@ -88,9 +88,12 @@ def prune_images(md: Metadata, wanted: Callable[[Image], bool], *, unused: bool)
     untagged: list[str] = []
     deleted: list[str] = []
     with md.transaction():
+        held = md.leases.held(HoldKind.BLOB)
         for image in md.images.list():
             named = bool(image.tags or image.part_of)
             if (named and not unused) or not wanted(image) or md.images.get(image.id) is None:
+                continue
+            if image.manifest_digest in held:  # a build or push is at it
                 continue
             if any(md.containers.using_image(each) for each in (image.id, *_parts(md, image.part_of))):
                 continue

@@ -17,6 +17,8 @@ LONGEST_SECONDS = 45
 
 LONGEST_POSTSTOP_SECONDS = 20
 
+_ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
+
 _OUTPUT = ("run.oci.hooks.stdout", "run.oci.hooks.stderr")
 """crun(1): the files that its hooks' output goes to; else to nobody. runc puts it into its message."""
 
@@ -38,10 +40,9 @@ def hook_list(hooks: Mapping[str, Sequence[Hook]]) -> dict[str, Any]:
         entries: list[dict[str, Any]] = []
         for hook in hooks.get(kind, ()):
             timeout = min(hook.timeout or longest, longest)
-            entry: dict[str, Any] = {"path": hook.path, "args": list(hook.args or (hook.path,)), "timeout": timeout}
-            if hook.env:
-                entry["env"] = list(hook.env)
-            entries.append(entry)
+            # Without an environment of its own runc gives a hook the container's: LD_PRELOAD of an image, run by root.
+            env = list(hook.env or _ENV)
+            entries.append({"path": hook.path, "args": list(hook.args or (hook.path,)), "timeout": timeout, "env": env})
         if entries:
             found[kind] = entries
     return found
