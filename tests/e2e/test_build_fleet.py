@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,24 @@ def test_a_group_of_builders_builds_once(fleet: Fleet, context: Path, tmp_path: 
     named = fleet.shoal("--config", config, "build", "-q", "-H", "h1,h2", "-t", "it", context).stdout
     assert [len(out.splitlines()) for out in (one, both, named)] == [1, 2, 2]
     assert "--each" in fleet.shoal("build", "--distribute", "--each", context, code=2).stderr
+
+
+def test_a_question_about_a_build_fetches_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "Dockerfile").write_text(f"FROM scratch\nADD http://127.0.0.1:{server.server_port}/f /f\n")
+        fleet.shoal("build", "--once", "-q", "--network", "host", "-t", "it", tmp_path)
+        server.shutdown()
+    assert asked == ["/f"]
