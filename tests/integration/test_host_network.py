@@ -42,7 +42,7 @@ def rtnl() -> Iterator[NetlinkSocket]:
             for link in links.links(opened):
                 if link.name.startswith((BRIDGE, VETH)):
                     delete_link(opened, link.name)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 @pytest.fixture(params=["--net", "--net --user"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _ESTIMATE_S = 60.0
 _ATTEMPTS = 5  # how often a context that was cut off is sent again
+_CONTENDED = 40  # ... that the host lacks once more: each time another build was quicker with what both start from
 
 
 Archive = Callable[[], Iterator[bytes]]
@@ -105,7 +106,8 @@ class Build:
                 attempts += 1
                 if not self._may_go_on(error):
                     raise self._lost(error) from error
-                if attempts > _ATTEMPTS:
+                contended = cause is None and isinstance(error, FailedPrecondition)
+                if attempts > (_CONTENDED if contended else _ATTEMPTS):
                     # Why the context never came says more than that it is not there.
                     raise (error if cause is None or isinstance(error, LinkLost) else cause) from error
                 if isinstance(error, FailedPrecondition):
